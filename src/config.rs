@@ -1,0 +1,165 @@
+//! The configuration in force: typed, validated, for one region. [`load`] makes it from the file.
+
+pub mod load;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::health::component::Schedule;
+use crate::health::verdict::Policy;
+
+/// Everything the agent was told, with defaults filled in and the region's own values picked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Names this deployment in both regions.
+    pub deployment: String,
+    /// The region with Route 53's PRIMARY record.
+    pub home: Option<String>,
+    /// The region this instance is in; `None` when nobody could tell.
+    pub region: Option<String>,
+    pub state_dir: PathBuf,
+    pub listen: Listen,
+    pub nginx: NginxProbe,
+    pub app: Option<AppProbe>,
+    pub efs: Option<EfsProbe>,
+    pub database: Option<DatabaseProbe>,
+    pub host: HostProbe,
+    /// `None` without a configuration file: nobody said that nginx was set up for the agent.
+    pub wiring: Option<WiringProbe>,
+    pub exec: BTreeMap<String, ExecProbe>,
+    pub policy: Policy,
+    /// Networks that may read `/metrics` on the peer listener, beside loopback.
+    pub metrics_allow: Vec<Network>,
+    /// `url` of every region, for whoever asks the other one.
+    pub regions: BTreeMap<String, Region>,
+}
+
+/// Where the three listeners are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    pub public: PublicAddress,
+    pub peer: SocketAddr,
+    pub control: PathBuf,
+}
+
+/// The public listener is a unix socket that nginx connects to, or a loopback port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicAddress {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// An address prefix, as in `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+/// The values of one `[region.NAME]` table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Region {
+    pub database: Option<String>,
+    pub efs: Option<String>,
+    pub url: Option<String>,
+}
+
+/// An `http://` URL to a numeric loopback address or a host name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// As in the file, for people.
+    pub text: String,
+    /// Host without port; an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Path and query, beginning with `/`.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NginxProbe {
+    pub schedule: Schedule,
+    pub url: HttpUrl,
+    /// Where nginx writes its master's process id.
+    pub pid_file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppProbe {
+    pub schedule: Schedule,
+    pub url: HttpUrl,
+    /// The `Host` header; the URL's own host without it.
+    pub host: Option<String>,
+    /// Inclusive ranges of accepted status codes.
+    pub status: Vec<(u16, u16)>,
+    /// Text that the body's first 64 KiB must contain.
+    pub body: Option<String>,
+    /// An answer that takes longer is `degraded`.
+    pub latency_limit: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EfsProbe {
+    pub schedule: Schedule,
+    /// The mount point.
+    pub path: PathBuf,
+    /// The region's file system id (`fs-...`); without it the source is not compared.
+    pub file_system: Option<String>,
+    /// Accepted file system types in mountinfo.
+    pub types: Vec<String>,
+    /// This region only reads: the canary is not written.
+    pub read_only: bool,
+    /// An attempt that takes longer is `degraded`.
+    pub latency_limit: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatabaseProbe {
+    pub schedule: Schedule,
+    /// Pace of the fresh connection.
+    pub fresh_interval: Duration,
+    pub fresh_timeout: Duration,
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password_file: Option<PathBuf>,
+    /// PEM bundle of the authorities that may sign the server's certificate; `None`: the connection is not encrypted.
+    pub tls_ca: Option<PathBuf>,
+    /// An attempt that takes longer is `degraded`.
+    pub latency_limit: Duration,
+    /// A replica further behind is `degraded`.
+    pub lag_limit: Duration,
+    /// The app writes to this endpoint: read-only is a fault.
+    pub writer_expected: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostProbe {
+    pub schedule: Schedule,
+    /// Local directories whose file systems are watched.
+    pub paths: Vec<PathBuf>,
+    /// Free space or inodes below this share are `degraded`.
+    pub low_percent: f64,
+    /// Free space or inodes below this share are `unhealthy`.
+    pub full_percent: f64,
+    /// Pressure stall share over 60 s, in percent, above which the host is `degraded`.
+    pub pressure_percent: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct WiringProbe {
+    pub schedule: Schedule,
+    /// Where nginx listens, as the load balancer reaches it.
+    pub address: SocketAddr,
+    /// Host headers to ask with.
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecProbe {
+    pub schedule: Schedule,
+    pub command: Vec<String>,
+}

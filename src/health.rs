@@ -1,0 +1,5 @@
+//! DECIDE: what the observations mean. Everything below is pure; the owner task in [`crate::snapshot`] holds the state.
+
+pub mod cause;
+pub mod component;
+pub mod verdict;

@@ -1,0 +1,3 @@
+//! The `dr-agent` command.
+
+fn main() {}

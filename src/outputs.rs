@@ -1,0 +1,5 @@
+//! ACT: each output has a receiver of snapshots and nothing else.
+
+pub mod http;
+pub mod markers;
+pub mod metrics;

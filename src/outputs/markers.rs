@@ -1,0 +1,1 @@
+//! Marker files: the held word.

@@ -1,0 +1,340 @@
+//! PUBLISH: the owner task. It alone holds the health state, takes one input at a time, and publishes an immutable
+//! snapshot on a watch channel. Outputs have a receiver and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::answer::Answers;
+use crate::clock::{self, BootTime};
+use crate::config::Config;
+use crate::health::cause::Status;
+use crate::health::component::{ComponentState, Schedule, Transition};
+use crate::health::verdict::{self, Domain, Doors, Group, Inputs, InstanceVerdict, RegionVerdict};
+use crate::latches::{Kind, Latches};
+use crate::observation::{Component, Observation};
+use crate::state::{self, State};
+
+/// The owner judges and publishes at least this often, so that holds come due, statuses go stale and a snapshot older
+/// than [`STALE_AFTER`] means a stuck owner.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A snapshot older than this answers its last word as `stale`.
+pub const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// Transitions kept for `history`.
+const HISTORY: usize = 2_000;
+
+/// What the owner takes in.
+#[derive(Debug)]
+pub enum Input {
+    /// One attempt of one probe; the reply says how soon to try again.
+    Observed(Observation, oneshot::Sender<Pace>),
+    /// The latch files, read anew.
+    Latches(Latches),
+    /// Whether `public/fenced` exists.
+    Gate { closed: bool },
+    /// A new configuration is in force.
+    Reconfigured(Arc<Config>),
+}
+
+/// How soon a probe should try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Normal,
+    /// The newest observation contradicts the status: settle it soon.
+    Fast,
+}
+
+/// Who this agent is and what it runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub owner: state::Owner,
+    pub boot: String,
+    /// What is wrong with the configuration in force; empty when it is the file as it stands.
+    pub config_problems: Vec<String>,
+}
+
+/// One line of the history.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HistoryEntry {
+    pub at: Timestamp,
+    /// A component's name, `instance` or `region`.
+    pub what: String,
+    pub from: String,
+    pub to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// Everything anybody may know, at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Rises with every snapshot of this process.
+    pub generation: u64,
+    pub taken: BootTime,
+    pub about: Arc<About>,
+    pub config: Arc<Config>,
+    pub components: Vec<(ComponentState, Option<Domain>)>,
+    pub instance: InstanceVerdict,
+    pub region: RegionVerdict,
+    /// The region's door by itself, the gate aside.
+    pub region_closed: bool,
+    pub gate_closed: bool,
+    pub group: Group,
+    pub latches: Latches,
+    /// Transitions since the start of the process, by component and new status.
+    pub transitions: Arc<BTreeMap<(String, Status), u64>>,
+    /// Oldest first.
+    pub history: Arc<Vec<HistoryEntry>>,
+    /// What the state file should say.
+    pub state: Arc<State>,
+    /// The public bodies, ready to send.
+    pub answers: Answers,
+}
+
+/// The owner of the health state.
+#[derive(Debug)]
+pub struct Owner {
+    about: Arc<About>,
+    config: Arc<Config>,
+    components: Vec<ComponentState>,
+    doors: Doors,
+    group: Group,
+    latches: Latches,
+    gate_closed: bool,
+    generation: u64,
+    transitions: Arc<BTreeMap<(String, Status), u64>>,
+    history: Arc<Vec<HistoryEntry>>,
+    state: Arc<State>,
+    last: Option<(&'static str, &'static str)>,
+}
+
+/// The components a configuration asks for: name, target, schedule.
+#[must_use]
+pub fn components(config: &Config) -> Vec<(Component, String, Schedule)> {
+    let mut list = vec![(Component::Nginx, config.nginx.url.text.clone(), config.nginx.schedule)];
+    if let Some(app) = &config.app {
+        let host = app.host.as_deref().unwrap_or(&app.url.host);
+        list.push((Component::App, format!("{} {host}", app.url.text), app.schedule));
+    }
+    if let Some(efs) = &config.efs {
+        let source = efs.file_system.as_deref().unwrap_or("any");
+        list.push((Component::Efs, format!("{} {source}", efs.path.display()), efs.schedule));
+    }
+    if let Some(database) = &config.database {
+        list.push((Component::Database, format!("{}:{}", database.host, database.port), database.schedule));
+    }
+    list.push((Component::Host, "local".to_owned(), config.host.schedule));
+    if let Some(wiring) = &config.wiring {
+        list.push((Component::Wiring, wiring.address.to_string(), wiring.schedule));
+    }
+    for (name, exec) in &config.exec {
+        list.push((Component::Exec(name.as_str().into()), exec.command.join(" "), exec.schedule));
+    }
+    list
+}
+
+impl Owner {
+    /// Starts from what was persisted: `state` if there is one of this instance, `resumed` from the markers of the
+    /// same boot, and the history.
+    #[must_use]
+    pub fn new(
+        about: About,
+        config: Arc<Config>,
+        state: State,
+        memory: verdict::Memory,
+        latches: Latches,
+        gate_closed: bool,
+        history: Vec<HistoryEntry>,
+        now: BootTime,
+    ) -> Self {
+        let mut owner = Self {
+            about: Arc::new(about),
+            config: Arc::clone(&config),
+            components: Vec::new(),
+            doors: Doors::new(memory, now),
+            group: Group::default(),
+            latches,
+            gate_closed,
+            generation: 0,
+            transitions: Arc::default(),
+            history: Arc::new(history),
+            state: Arc::new(state),
+            last: None,
+        };
+        owner.reconfigure(config, now);
+        owner
+    }
+
+    /// Runs until every sender of inputs is gone. Publishes after every input and every tick.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, snapshots: watch::Sender<Arc<Snapshot>>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                // Cancel-safe: a message that was not returned is still in the channel.
+                input = inputs.recv() => match input {
+                    Some(input) => self.take(input, BootTime::now()),
+                    None => return,
+                },
+                _ = tick.tick() => {}
+            }
+            snapshots.send_replace(Arc::new(self.publish(BootTime::now(), clock::wall())));
+        }
+    }
+
+    /// Takes one input.
+    pub fn take(&mut self, input: Input, now: BootTime) {
+        match input {
+            Input::Observed(observation, reply) => {
+                let found = self.components.iter_mut().find(|c| c.component == observation.component);
+                let Some(component) = found else { return };
+                let transition = component.apply(observation);
+                let pace = if component.is_settled() { Pace::Normal } else { Pace::Fast };
+                // A probe that was cancelled meanwhile does not wait for its reply: nothing to do then.
+                let _ = reply.send(pace);
+                self.record(transition);
+            }
+            Input::Latches(latches) => self.latches = latches,
+            Input::Gate { closed } => self.gate_closed = closed,
+            Input::Reconfigured(config) => self.reconfigure(config, now),
+        }
+    }
+
+    /// Judges and makes the next snapshot.
+    pub fn publish(&mut self, now: BootTime, wall: Timestamp) -> Snapshot {
+        let start_limit = self.config.policy.start_limit;
+        let ticked: Vec<_> = self.components.iter_mut().filter_map(|c| c.tick(now, start_limit)).collect();
+        for transition in ticked {
+            self.record(Some(transition));
+        }
+        let inputs = Inputs {
+            components: &self.components,
+            group: &self.group,
+            policy: &self.config.policy,
+            draining: self.latches.get(Kind::Drain).is_some(),
+            gate_closed: self.gate_closed,
+            now,
+        };
+        let (instance, region) = self.doors.judge(&inputs);
+        let components = self.components.iter().map(|c| (c.clone(), verdict::domain(c, &inputs))).collect::<Vec<_>>();
+        self.record_verdicts(&instance, &region, wall);
+        self.remember();
+        self.generation += 1;
+        let mut snapshot = Snapshot {
+            generation: self.generation,
+            taken: now,
+            about: Arc::clone(&self.about),
+            config: Arc::clone(&self.config),
+            components,
+            instance,
+            region,
+            region_closed: self.doors.region_closed(),
+            gate_closed: self.gate_closed,
+            group: self.group.clone(),
+            latches: self.latches.clone(),
+            transitions: Arc::clone(&self.transitions),
+            history: Arc::clone(&self.history),
+            state: Arc::clone(&self.state),
+            answers: Answers::default(),
+        };
+        snapshot.answers = Answers::render(&snapshot);
+        snapshot
+    }
+
+    /// Components that probe the same target at the same pace keep what is known of them.
+    fn reconfigure(&mut self, config: Arc<Config>, now: BootTime) {
+        let mut old = std::mem::take(&mut self.components);
+        for (component, target, schedule) in components(&config) {
+            let kept = old.iter().position(|c| c.component == component && c.target == target);
+            self.components.push(if let Some(index) = kept {
+                let mut component = old.swap_remove(index);
+                component.schedule = schedule;
+                component
+            } else {
+                let ever_healthy = self.state.ever_healthy.get(component.name()) == Some(&target);
+                ComponentState::new(component, target, schedule, ever_healthy, now)
+            });
+        }
+        self.config = config;
+    }
+
+    fn record(&mut self, transition: Option<Transition>) {
+        let Some(transition) = transition else { return };
+        crate::telemetry::event::component_changed(&transition);
+        if transition.from != transition.to {
+            let counters = Arc::make_mut(&mut self.transitions);
+            *counters.entry((transition.component.to_string(), transition.to)).or_default() += 1;
+        }
+        self.remember_transition(HistoryEntry {
+            at: clock::wall(),
+            what: transition.component.to_string(),
+            from: transition.from.to_string(),
+            to: transition.to.to_string(),
+            cause: transition.finding.as_ref().map(|f| f.cause.to_string()),
+            detail: transition.finding.map(|f| f.detail).unwrap_or_default(),
+        });
+    }
+
+    fn record_verdicts(&mut self, instance: &InstanceVerdict, region: &RegionVerdict, at: Timestamp) {
+        let present = (instance.state.name(), region.state.name());
+        let before = self.last.replace(present);
+        let (instance_before, region_before) = before.unwrap_or(("none", "none"));
+        if instance_before != present.0 {
+            crate::telemetry::event::instance_changed(instance_before, instance);
+            self.remember_transition(verdict_entry(at, "instance", instance_before, present.0));
+        }
+        if region_before != present.1 {
+            crate::telemetry::event::region_changed(region_before, region);
+            self.remember_transition(verdict_entry(at, "region", region_before, present.1));
+        }
+    }
+
+    fn remember_transition(&mut self, entry: HistoryEntry) {
+        let history = Arc::make_mut(&mut self.history);
+        if history.len() >= HISTORY {
+            // A tenth at once, so that a full ring is not moved for every entry.
+            history.drain(..HISTORY / 10);
+        }
+        history.push(entry);
+    }
+
+    /// Brings what the state file should say up to date; the same `Arc` as long as nothing changed.
+    fn remember(&mut self) {
+        let healthy = self
+            .components
+            .iter()
+            .filter(|c| c.ever_healthy)
+            .map(|c| (c.component.name().to_owned(), c.target.clone()))
+            .collect();
+        let state = State {
+            version: self.state.version,
+            owner: self.about.owner.clone(),
+            boot: self.about.boot.clone(),
+            ever_healthy: healthy,
+            region_closed: self.doors.region_closed(),
+            holds: self.doors.holds().clone(),
+        };
+        if state != *self.state {
+            self.state = Arc::new(state);
+        }
+    }
+}
+
+fn verdict_entry(at: Timestamp, what: &str, from: &str, to: &str) -> HistoryEntry {
+    HistoryEntry {
+        at,
+        what: what.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        cause: None,
+        detail: String::new(),
+    }
+}

@@ -1,0 +1,3 @@
+//! Logs and events.
+
+pub mod event;

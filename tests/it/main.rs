@@ -1,0 +1,6 @@
+//! The integration tests: real parts, one binary, a module a theme.
+#![allow(clippy::disallowed_methods, reason = "tests wait in real time")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+#![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
+
+mod support;

@@ -1,0 +1,63 @@
+//! Starts the real parts and takes them down again, also when a test fails.
+#![allow(dead_code, reason = "not every theme uses every helper")]
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// How long a predicate may take to come true before a test gives up. Generous: machines are noisy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `check` gives a value; panics with `what` and the last error after [`PATIENCE`].
+pub fn eventually<T, E: std::fmt::Display>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(error) if Instant::now() >= deadline => panic!("{what}: still not after {PATIENCE:?}: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// A TCP port on loopback that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a free port").local_addr().expect("bound").port()
+}
+
+/// A process that is killed and reaped when the test ends, however it ends.
+#[derive(Debug)]
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}")))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal by name (`STOP`, `CONT`, `TERM`, ...).
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Sends a signal by name to one process.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().expect("run kill");
+    assert!(status.success(), "kill -s {name} {pid}");
+}
+
+/// The agent binary of this build.
+pub fn agent_binary() -> &'static str {
+    env!("CARGO_BIN_EXE_dr-agent")
+}
