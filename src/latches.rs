@@ -8,8 +8,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
+use crate::clock;
+use crate::snapshot::Input;
 use crate::state::write_atomically;
+use crate::telemetry::event;
 
 /// What can be latched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -118,5 +125,32 @@ pub fn clear(state_dir: &Path, kind: Kind) -> io::Result<()> {
     match fs::remove_file(path(state_dir, kind)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Reads the files every [`POLL`] and tells the owner what changed, until cancelled.
+pub async fn watch(state_dir: PathBuf, boot: String, inputs: mpsc::Sender<Input>, cancelled: CancellationToken) {
+    let mut known = None;
+    let mut complained = false;
+    loop {
+        let (dir, boot) = (state_dir.clone(), boot.clone());
+        // One outstanding read at most: a hanging disk costs one thread.
+        let Ok((latches, errors)) = spawn_blocking(move || read(&dir, &boot, clock::wall())).await else { return };
+        for error in &errors {
+            if !complained {
+                event::latch_unreadable(error);
+            }
+        }
+        complained = !errors.is_empty();
+        if known.as_ref() != Some(&latches) {
+            known = Some(latches.clone());
+            if inputs.send(Input::Latches(latches)).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            () = sleep(POLL) => {}
+        }
     }
 }

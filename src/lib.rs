@@ -1,23 +1,95 @@
-//! (architecture page: written with app.rs)
+//! dr-agent tells the truth about an EC2 web instance to everything that acts on it: the load balancer, Route 53, the
+//! Auto Scaling group, the person on call. This page is its architecture.
+//!
+//! # Data flow
+//!
+//! ```text
+//!  nginx  app  efs  database  host  exec  wiring        OBSERVE   probes.rs, probes/: one task each
+//!     \    |    |      |       |     |     /                      (the efs probe has a child process)
+//!      \   |    |      |       |     |    /  mpsc: Observation -> Pace
+//!       v  v    v      v       v     v   v
+//!       component states, instance and region doors    DECIDE    health/: pure, time is an argument
+//!                         |
+//!                         |  held by one owner task     PUBLISH   snapshot.rs, answer.rs
+//!                         |
+//!                         |  watch: Arc<Snapshot>
+//!        +----------------+------+---------+---------+
+//!        v                v      v         v         v
+//!  public, peer,       markers  state   watchdog   wiring  ACT    outputs/, systemd.rs
+//!  control listener    (nginx)  file    (systemd)
+//! ```
+//!
+//! [`app`] wires it together; whoever reads that file has read the flow.
+//!
+//! # Tasks
+//!
+//! | task | takes | gives | if it ends |
+//! |---|---|---|---|
+//! | probe NAME | its configuration, the clock | [`snapshot::Input::Observed`], a turn for the watchdog | run again |
+//! | latches | the latch files, every second | [`snapshot::Input::Latches`] | run again |
+//! | owner | all [`snapshot::Input`]s, a tick a second | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
+//! | public, peer, control listener | snapshots | HTTP answers; control: latch files | fatal |
+//! | markers | snapshots | marker files for nginx, [`snapshot::Input::Gate`] | run again |
+//! | state | snapshots | the state file, the history | run again |
+//! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
+//!
+//! Everything runs on one thread. What could block it is elsewhere: operations on the shared mount in an expendable
+//! child process, file I/O on local disks in blocking tasks of which each output has at most one outstanding.
+//!
+//! # Laws
+//!
+//! 1. **An HTTP answer never does I/O.** It is a copy of bytes rendered with the snapshot, and the snapshot's age
+//!    ([`answer::respond`]).
+//! 2. **Unknown is a value.** It neither opens nor closes anything, and a stale or held word is `warn`, never `pass`
+//!    ([`health::cause::Status`]).
+//! 3. **Only a local fault that a replacement would cure may end an instance.** The cause table says which causes
+//!    qualify at all ([`health::cause`]).
+//! 4. **Static stability.** No AWS API is on the path of a verdict. The one call there is, to IMDS for a region that
+//!    nothing else names, may hang for ever without changing an answer ([`identity`]).
+//! 5. **What is closed stays closed** until its own opening rule opens it, through restarts, upgrades and crashes
+//!    ([`health::verdict::Doors`], [`outputs::markers`]).
+//! 6. **The sidecar must not take the site down.** While the agent is absent nginx answers its last word from marker
+//!    files; a bad configuration never stops it from starting ([`config::load`]).
+//! 7. **Nothing can hang the agent.** Every wait has a deadline ([`probes::observe`], [`probes::efs`]).
+//! 8. **Every action is a plan first.** What `dr-agent check` prints comes from the same functions that decide.
+//!
+//! # Where what comes later has its place
+//!
+//! Peers' votes arrive as another [`snapshot::Input`] and reach the verdicts as [`health::verdict::Group`], which a
+//! group of one leaves empty. Replacement, CloudWatch and repointing are outputs: tasks beside the markers with a
+//! receiver of snapshots. The two-region authority decides beside `health` and closes the gate, which the verdicts
+//! already obey.
 
+// OBSERVE
+pub mod observation;
+pub mod probes;
+
+// DECIDE
+pub mod health;
+
+// PUBLISH
+pub mod answer;
+pub mod snapshot;
+
+// ACT
+pub mod outputs;
+
+// What they stand on
 pub mod app;
 pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod latches;
-pub mod observation;
 pub mod state;
 pub mod supervise;
-
-pub mod probes;
-
-pub mod health;
-
-pub mod answer;
-pub mod snapshot;
-
-pub mod outputs;
-
-pub mod cli;
 pub mod systemd;
 pub mod telemetry;
+
+// For people
+pub mod cli;
+
+/// Installs the process-wide TLS provider: aws-lc-rs, the only one in the binary. A second call does nothing.
+pub fn install_crypto_provider() {
+    // An error means that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

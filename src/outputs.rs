@@ -3,3 +3,4 @@
 pub mod http;
 pub mod markers;
 pub mod metrics;
+pub mod persist;

@@ -11,11 +11,14 @@ pub mod exec;
 pub mod host;
 pub mod http;
 pub mod nginx;
+pub mod spec;
 pub mod wiring;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+
+pub use spec::{Context, Spec, observe_all};
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -72,19 +75,20 @@ pub async fn observe(probe: &mut impl Probe, component: Component, deadline: Dur
     Observation { component, began, took: started.elapsed(), outcome, stages: stages.finish(), facts }
 }
 
-/// Runs the probe that `build` makes until it is cancelled. `start_after` spreads the probes of an instance and the
-/// instances of a group. `turns` tells the watchdog that the scheduler lives.
+/// Runs the probe that `build` makes until it is cancelled. The first attempt is made at once; `phase` is added once
+/// after it, and spreads the probes of an instance and the instances of a group. `turns` tells the watchdog that the scheduler lives.
 pub async fn run<P: Probe>(
     component: Component,
     schedule: Schedule,
-    start_after: Duration,
+    phase: Duration,
     build: impl Fn() -> P,
     inputs: mpsc::Sender<Input>,
     turns: watch::Sender<BootTime>,
     cancelled: CancellationToken,
 ) {
     let mut probe = build();
-    let mut next = Instant::now() + start_after;
+    let mut next = Instant::now();
+    let mut phase = Some(phase);
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
@@ -109,7 +113,7 @@ pub async fn run<P: Probe>(
             (Err(_), _) => return,
         };
         // From the start of the last attempt; an attempt that overran is followed at once, never caught up with.
-        next = (started + interval).max(Instant::now());
+        next = (started + interval + phase.take().unwrap_or_default()).max(Instant::now());
     }
 }
 

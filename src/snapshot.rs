@@ -13,11 +13,13 @@ use crate::answer::Answers;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::health::cause::Status;
-use crate::health::component::{ComponentState, Schedule, Transition};
+use crate::health::component::{ComponentState, Transition};
 use crate::health::verdict::{self, Domain, Doors, Group, Inputs, InstanceVerdict, RegionVerdict};
 use crate::latches::{Kind, Latches};
-use crate::observation::{Component, Observation};
+use crate::observation::Observation;
+use crate::probes::Spec;
 use crate::state::{self, State};
+use crate::telemetry::event;
 
 /// The owner judges and publishes at least this often, so that holds come due, statuses go stale and a snapshot older
 /// than [`STALE_AFTER`] means a stuck owner.
@@ -38,8 +40,8 @@ pub enum Input {
     Latches(Latches),
     /// Whether `public/fenced` exists.
     Gate { closed: bool },
-    /// A new configuration is in force.
-    Reconfigured(Arc<Config>),
+    /// A new configuration is in force, or the old one with new problems, or it is now known who this is.
+    Reconfigured(Arc<Config>, About),
 }
 
 /// How soon a probe should try again.
@@ -116,31 +118,6 @@ pub struct Owner {
     last: Option<(&'static str, &'static str)>,
 }
 
-/// The components a configuration asks for: name, target, schedule.
-#[must_use]
-pub fn components(config: &Config) -> Vec<(Component, String, Schedule)> {
-    let mut list = vec![(Component::Nginx, config.nginx.url.text.clone(), config.nginx.schedule)];
-    if let Some(app) = &config.app {
-        let host = app.host.as_deref().unwrap_or(&app.url.host);
-        list.push((Component::App, format!("{} {host}", app.url.text), app.schedule));
-    }
-    if let Some(efs) = &config.efs {
-        let source = efs.file_system.as_deref().unwrap_or("any");
-        list.push((Component::Efs, format!("{} {source}", efs.path.display()), efs.schedule));
-    }
-    if let Some(database) = &config.database {
-        list.push((Component::Database, format!("{}:{}", database.host, database.port), database.schedule));
-    }
-    list.push((Component::Host, "local".to_owned(), config.host.schedule));
-    if let Some(wiring) = &config.wiring {
-        list.push((Component::Wiring, wiring.address.to_string(), wiring.schedule));
-    }
-    for (name, exec) in &config.exec {
-        list.push((Component::Exec(name.as_str().into()), exec.command.join(" "), exec.schedule));
-    }
-    list
-}
-
 impl Owner {
     /// Starts from what was persisted: `state` if there is one of this instance, `resumed` from the markers of the
     /// same boot, and the history.
@@ -202,9 +179,15 @@ impl Owner {
                 let _ = reply.send(pace);
                 self.record(transition);
             }
-            Input::Latches(latches) => self.latches = latches,
+            Input::Latches(latches) => {
+                event::latches_changed(&self.latches, &latches);
+                self.latches = latches;
+            }
             Input::Gate { closed } => self.gate_closed = closed,
-            Input::Reconfigured(config) => self.reconfigure(config, now),
+            Input::Reconfigured(config, about) => {
+                self.about = Arc::new(about);
+                self.reconfigure(config, now);
+            }
         }
     }
 
@@ -252,7 +235,8 @@ impl Owner {
     /// Components that probe the same target at the same pace keep what is known of them.
     fn reconfigure(&mut self, config: Arc<Config>, now: BootTime) {
         let mut old = std::mem::take(&mut self.components);
-        for (component, target, schedule) in components(&config) {
+        for spec in Spec::all(&config) {
+            let (component, target, schedule) = (spec.component(), spec.target(), spec.schedule());
             let kept = old.iter().position(|c| c.component == component && c.target == target);
             self.components.push(if let Some(index) = kept {
                 let mut component = old.swap_remove(index);
@@ -268,7 +252,7 @@ impl Owner {
 
     fn record(&mut self, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
-        crate::telemetry::event::component_changed(&transition);
+        event::component_changed(&transition);
         if transition.from != transition.to {
             let counters = Arc::make_mut(&mut self.transitions);
             *counters.entry((transition.component.to_string(), transition.to)).or_default() += 1;
@@ -288,11 +272,11 @@ impl Owner {
         let before = self.last.replace(present);
         let (instance_before, region_before) = before.unwrap_or(("none", "none"));
         if instance_before != present.0 {
-            crate::telemetry::event::instance_changed(instance_before, instance);
+            event::instance_changed(instance_before, instance);
             self.remember_transition(verdict_entry(at, "instance", instance_before, present.0));
         }
         if region_before != present.1 {
-            crate::telemetry::event::region_changed(region_before, region);
+            event::region_changed(region_before, region);
             self.remember_transition(verdict_entry(at, "region", region_before, present.1));
         }
     }

@@ -1,1 +1,19 @@
-//! The host probe.
+//! EMPTY until its own commit: replaced whole by whoever owns this file.
+
+use crate::observation::*;
+use crate::probes::Probe;
+#[derive(Debug)]
+pub struct Host;
+impl Probe for Host {
+    async fn attempt(&mut self, _s: &mut Stages) -> Outcome {
+        Outcome::Pass
+    }
+    async fn overdue(&mut self, _s: &Stages) -> Finding {
+        unreachable!()
+    }
+}
+impl Host {
+    pub fn new(_: &crate::config::HostProbe) -> Self {
+        Self
+    }
+}
