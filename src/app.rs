@@ -73,7 +73,7 @@ pub enum Error {
 /// # Errors
 /// When it cannot start, or a task without which its word would be worthless ended.
 pub fn run(options: Options) -> Result<(), Error> {
-    telemetry::init();
+    let _written_before_the_end = telemetry::init();
     crate::install_crypto_provider();
     // One thread: everything that could block it is a child process or a bounded blocking task, and a health answer
     // costs microseconds. A second one would cost memory and buy nothing.

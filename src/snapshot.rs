@@ -183,7 +183,12 @@ impl Owner {
                 event::latches_changed(&self.latches, &latches);
                 self.latches = latches;
             }
-            Input::Gate { closed } => self.gate_closed = closed,
+            Input::Gate { closed } => {
+                if closed != self.gate_closed {
+                    event::gate_changed(closed);
+                }
+                self.gate_closed = closed;
+            }
             Input::Reconfigured(config, about) => {
                 self.about = Arc::new(about);
                 self.reconfigure(config, now);

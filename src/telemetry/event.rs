@@ -1,18 +1,278 @@
-//! Every state change that is logged: one function each.
+//! Every state change that is logged, one function each: transitions, not ticks.
+//!
+//! Each kind has a MESSAGE_ID, so `journalctl MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701` shows the changes of all
+//! components, whatever their text; add `COMPONENT=efs` for one of them.
+//!
+//! | event | MESSAGE_ID | fields |
+//! |---|---|---|
+//! | [`component_changed`] | `8e7e74b4ac6d2986c1da5fe107068701` | COMPONENT, FROM, TO, CAUSE, DETAIL |
+//! | [`instance_changed`] | `dc93a59a7433ca39bd43f80684b22086` | FROM, TO, REASONS, CAN_SERVE |
+//! | [`region_changed`] | `a7f4b60923fabc78b6bf740f113b5b8b` | FROM, TO, HOLDS |
+//! | [`gate_changed`] | `dcd82fb124accd9f71376ba7c4c5fbe7` | CLOSED |
+//! | [`agent_started`] | `bd214b5c0c1f76a28e007b4ae2b6bdb9` | VERSION, DEPLOYMENT, INSTANCE, REGION, ADDRESSES |
+//! | [`agent_stopping`] | `cf9b8c7f84712c38c93922da975e7546` | |
+//! | [`config_reloaded`] | `6434c07cbae2c086b8ab0c86045229e9` | |
+//! | [`config_rejected`] | `51437e4d851e59916063c052b1d964f7` | PROBLEM |
+//! | [`latches_changed`] | `7c996410fbc8abdbb0c2d7e3c9e35db8` | LATCH, SET, BY, REASON, UNTIL |
+//! | [`latch_unreadable`] | `162da701d6e3b0732efc11347da93f5b` | ERROR |
+//! | [`state_set_aside`] | `d545e77b0cb2a764cc4eb0f59655dcfb` | ERROR |
+//! | [`state_not_saved`] | `1349049ccdc4f8dfa9ee374379cb3573` | ERROR |
+//! | [`markers_failed`] | `d6aa78e71d3fd266cbd609c6f8071834` | MARKER, ERROR |
+//! | [`task_restarted`] | `908a3c02a06fe171a5e978ef48a43218` | TASK, PANICKED |
+//! | [`turns_late`] | `0d40065218743f77717d2f9d17df3d7a` | LATE |
+//! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
+use std::io;
+
+use tracing::{Level, error, info, warn};
+
+use super::ErrorChain;
+use crate::health::cause::Status;
 use crate::health::component::Transition;
-use crate::health::verdict::{InstanceVerdict, RegionVerdict};
+use crate::health::verdict::{InstanceState, InstanceVerdict, RegionState, RegionVerdict};
+use crate::latches::{Kind, Latches};
+use crate::snapshot::About;
+use crate::state::LoadError;
 
-pub fn component_changed(_transition: &Transition) {}
-pub fn instance_changed(_from: &str, _verdict: &InstanceVerdict) {}
-pub fn region_changed(_from: &str, _verdict: &RegionVerdict) {}
+pub const COMPONENT_CHANGED: &str = "8e7e74b4ac6d2986c1da5fe107068701";
+pub const INSTANCE_CHANGED: &str = "dc93a59a7433ca39bd43f80684b22086";
+pub const REGION_CHANGED: &str = "a7f4b60923fabc78b6bf740f113b5b8b";
+pub const GATE_CHANGED: &str = "dcd82fb124accd9f71376ba7c4c5fbe7";
+pub const AGENT_STARTED: &str = "bd214b5c0c1f76a28e007b4ae2b6bdb9";
+pub const AGENT_STOPPING: &str = "cf9b8c7f84712c38c93922da975e7546";
+pub const CONFIG_RELOADED: &str = "6434c07cbae2c086b8ab0c86045229e9";
+pub const CONFIG_REJECTED: &str = "51437e4d851e59916063c052b1d964f7";
+pub const LATCHES_CHANGED: &str = "7c996410fbc8abdbb0c2d7e3c9e35db8";
+pub const LATCH_UNREADABLE: &str = "162da701d6e3b0732efc11347da93f5b";
+pub const STATE_SET_ASIDE: &str = "d545e77b0cb2a764cc4eb0f59655dcfb";
+pub const STATE_NOT_SAVED: &str = "1349049ccdc4f8dfa9ee374379cb3573";
+pub const MARKERS_FAILED: &str = "d6aa78e71d3fd266cbd609c6f8071834";
+pub const TASK_RESTARTED: &str = "908a3c02a06fe171a5e978ef48a43218";
+pub const TURNS_LATE: &str = "0d40065218743f77717d2f9d17df3d7a";
+/// Written by the log itself, when it could not take every line.
+pub const LINES_LOST: &str = "435c07afa4f21fb96ec1d46f4bc2b5e3";
 
-pub fn agent_started(_a: &crate::snapshot::About, _l: &[String]) {}
-pub fn agent_stopping() {}
-pub fn config_reloaded() {}
-pub fn config_rejected(_p: &str) {}
-pub fn state_set_aside(_e: &crate::state::LoadError) {}
-pub fn state_not_saved(_e: &std::io::Error) {}
-pub fn task_restarted(_n: &str, _p: bool) {}
-pub fn latches_changed(_a: &crate::latches::Latches, _b: &crate::latches::Latches) {}
-pub fn latch_unreadable(_e: &std::io::Error) {}
+/// An event whose level is known only when it happens.
+macro_rules! at {
+    ($level:expr, $($fields:tt)+) => {
+        match $level {
+            Level::ERROR => error!($($fields)+),
+            Level::WARN => warn!($($fields)+),
+            _ => info!($($fields)+),
+        }
+    };
+}
+
+/// A component has another status, or the same one for another cause.
+pub fn component_changed(transition: &Transition) {
+    let Transition { component, from, to, finding } = transition;
+    let level = match to {
+        Status::Unhealthy => Level::ERROR,
+        Status::Degraded | Status::Unknown => Level::WARN,
+        Status::Healthy | Status::Starting => Level::INFO,
+    };
+    let change = if from == to {
+        format!("{component} is still {to}, for another cause")
+    } else {
+        format!("{component} is {to}, was {from}")
+    };
+    let why = finding.as_ref().map_or_else(String::new, |finding| {
+        format!(": {component} {} ({})", finding.cause.row().words, finding.detail)
+    });
+    at!(
+        level,
+        message_id = COMPONENT_CHANGED,
+        component = component.name(),
+        from = from.name(),
+        to = to.name(),
+        cause = finding.as_ref().map(|finding| finding.cause.name()),
+        detail = finding.as_ref().map(|finding| finding.detail.as_str()),
+        "{change}{why}"
+    );
+}
+
+/// The answer to the load balancer changed.
+pub fn instance_changed(from: &str, verdict: &InstanceVerdict) {
+    let to = verdict.state;
+    let level = match to {
+        InstanceState::Closed => Level::ERROR,
+        InstanceState::Draining => Level::WARN,
+        InstanceState::Serving | InstanceState::Starting => Level::INFO,
+    };
+    let reasons = joined(verdict.reasons.iter().map(|reason| format!("{} {}", reason.component, reason.cause)));
+    at!(
+        level,
+        message_id = INSTANCE_CHANGED,
+        from,
+        to = to.name(),
+        reasons = reasons.as_str(),
+        can_serve = verdict.can_serve,
+        "the instance is {} (the load balancer is told {}), was {from}{}",
+        to.name(),
+        code(to.is_ok()),
+        because(&reasons)
+    );
+}
+
+/// The answer to Route 53 changed.
+pub fn region_changed(from: &str, verdict: &RegionVerdict) {
+    let to = verdict.state;
+    let level = match to {
+        RegionState::Closed | RegionState::Fenced => Level::ERROR,
+        RegionState::Open | RegionState::Standby => Level::INFO,
+    };
+    let holds = joined(verdict.holds.iter().map(|hold| hold.on.name().to_owned()));
+    at!(
+        level,
+        message_id = REGION_CHANGED,
+        from,
+        to = to.name(),
+        holds = holds.as_str(),
+        "the region is {} (Route 53 is told {}), was {from}{}",
+        to.name(),
+        code(to.is_ok()),
+        because(&holds)
+    );
+}
+
+/// nginx now serves users, or answers them 503.
+pub fn gate_changed(closed: bool) {
+    if closed {
+        error!(message_id = GATE_CHANGED, closed, "the gate is closed: nginx answers users 503");
+    } else {
+        info!(message_id = GATE_CHANGED, closed, "the gate is open: nginx serves users");
+    }
+}
+
+/// Sockets are bound and the state is loaded.
+pub fn agent_started(about: &About, addresses: &[String]) {
+    let version = env!("CARGO_PKG_VERSION");
+    let owner = &about.owner;
+    let (instance, region) = (owner.instance.as_deref(), owner.region.as_deref());
+    let addresses = addresses.join(" ");
+    info!(
+        message_id = AGENT_STARTED,
+        version,
+        deployment = owner.deployment.as_str(),
+        instance,
+        region,
+        addresses = addresses.as_str(),
+        "dr-agent {version} started for {} in {}, listening on {addresses}",
+        instance.unwrap_or("an instance without an id"),
+        region.unwrap_or("an unknown region"),
+    );
+}
+
+pub fn agent_stopping() {
+    info!(message_id = AGENT_STOPPING, "stopping: from here on nginx answers with the last word");
+}
+
+pub fn config_reloaded() {
+    info!(message_id = CONFIG_RELOADED, "the configuration was read again and is in force");
+}
+
+/// One thing that is wrong with the configuration file, or with putting it in force.
+pub fn config_rejected(problem: &str) {
+    error!(message_id = CONFIG_REJECTED, problem, "configuration: {problem}");
+}
+
+/// Somebody set or cleared a latch, or it expired.
+pub fn latches_changed(before: &Latches, after: &Latches) {
+    for kind in Kind::ALL {
+        match (before.get(kind), after.get(kind)) {
+            (old, Some(latch)) if old != Some(latch) => warn!(
+                message_id = LATCHES_CHANGED,
+                latch = kind.name(),
+                set = true,
+                by = latch.by.as_str(),
+                reason = latch.reason.as_str(),
+                until = latch.until.map(tracing::field::display),
+                "{} set by {}: {} (clear it with `{}`)",
+                kind.name(),
+                latch.by,
+                latch.reason,
+                kind.clearing()
+            ),
+            (Some(_), None) => {
+                info!(message_id = LATCHES_CHANGED, latch = kind.name(), set = false, "{} cleared", kind.name());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A latch file cannot be read; it latches nothing.
+pub fn latch_unreadable(error: &io::Error) {
+    warn!(message_id = LATCH_UNREADABLE, error = %ErrorChain(error), "a latch file cannot be read, so it has no effect");
+}
+
+/// The state file cannot be used; the agent starts afresh.
+pub fn state_set_aside(error: &LoadError) {
+    warn!(message_id = STATE_SET_ASIDE, error = %ErrorChain(error), "starting without the saved state: {}", ErrorChain(error));
+}
+
+/// The state could not be written. What it would have said is lost with the next restart.
+pub fn state_not_saved(error: &io::Error) {
+    error!(message_id = STATE_NOT_SAVED, error = %ErrorChain(error), "cannot save the state: {}", ErrorChain(error));
+}
+
+/// A marker could not be set or removed: while no agent answers, nginx would give an old word.
+pub fn markers_failed(marker: &str, error: &io::Error) {
+    error!(
+        message_id = MARKERS_FAILED,
+        marker,
+        error = %ErrorChain(error),
+        "cannot change the marker `{marker}`: {}",
+        ErrorChain(error)
+    );
+}
+
+/// A task ended though nobody told it to, and is started again.
+pub fn task_restarted(task: &str, panicked: bool) {
+    let how = if panicked { "panicked" } else { "ended by itself" };
+    error!(message_id = TASK_RESTARTED, task, panicked, "the task `{task}` {how}; starting it again");
+}
+
+/// Not all who must turn have, so systemd is not told that all is well; `late` is empty when they have again.
+pub fn turns_late(late: &[String]) {
+    let late = joined(late.iter().cloned());
+    if late.is_empty() {
+        info!(message_id = TURNS_LATE, late = late.as_str(), "everything turns again");
+    } else {
+        error!(message_id = TURNS_LATE, late = late.as_str(), "not telling systemd that all is well: {late}");
+    }
+}
+
+const fn code(ok: bool) -> u16 {
+    if ok { 200 } else { 503 }
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn because(reasons: &str) -> String {
+    if reasons.is_empty() { String::new() } else { format!(": {reasons}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_message_id_is_an_id_of_its_own_and_in_the_table() {
+        let source = include_str!("event.rs");
+        let ids: Vec<_> = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";"))
+            .collect();
+        let rows: Vec<_> = source.lines().filter(|line| line.starts_with("//! | [`")).collect();
+        assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
+        assert!(ids.len() >= 16, "found {}", ids.len());
+        assert_eq!(ids.len(), rows.len());
+        for id in ids {
+            assert!(id.len() == 32 && id.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')), "{id}");
+            assert!(rows.iter().any(|row| row.contains(id)), "{id} is not in the table");
+        }
+    }
+}
