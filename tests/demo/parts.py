@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION = "ap-south-1"
+# The agent's command that touches the mount, in a process of its own.
+EFS_CHILD = "efs-child"
 SERVERS_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -66,12 +68,12 @@ def free_ports(count):
 
 
 class Demo:
-    def __init__(self, agent, holds):
+    def __init__(self, agent, holds, prefix="dr-agent-demo."):
         self.began = time.monotonic()
         self.agent_binary = agent
         self.holds = holds
         os.umask(0o022)
-        self.scratch = Path(tempfile.mkdtemp(prefix="dr-agent-demo."))
+        self.scratch = Path(tempfile.mkdtemp(prefix=prefix))
         # nginx's workers and the database run under other names and must get in.
         self.scratch.chmod(0o755)
         self.mount = self.scratch / "efs"
@@ -358,6 +360,10 @@ database = "127.0.0.1:{self.database_port}"
 
     def kill_agent(self):
         self.stop("agent", kill=True)
+
+    def waiting_on_mount(self):
+        """The agents' expendable children, whoever started them."""
+        return [pid for pid, command in self.processes() if EFS_CHILD in command]
 
     # Taking down
 

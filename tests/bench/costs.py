@@ -1,0 +1,36 @@
+"""What a process costs, with its descendants: read from /proc."""
+
+from pathlib import Path
+
+
+def cpu_ns(pid):
+    """Nanoseconds of processor time that the process has used, all threads."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except FileNotFoundError:
+            continue  # that thread ended
+    return total
+
+
+def children(pid):
+    """The process and all its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += children(int(child))
+    return found
+
+
+def cost(pid):
+    """Memory (kB), threads, descriptors and processes of a process with its descendants."""
+    sums = {"VmRSS": 0, "RssAnon": 0, "Threads": 0, "descriptors": 0, "processes": 0}
+    for each in children(pid):
+        for line in Path(f"/proc/{each}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in sums:
+                sums[name] += int(value.split()[0])
+        sums["descriptors"] += len(list(Path(f"/proc/{each}/fd").iterdir()))
+        sums["processes"] += 1
+    return sums
