@@ -1,6 +1,8 @@
 # Everything a person runs here. `make help` lists it.
 
 .DEFAULT_GOAL := help
+# The bench's driver is a package of its own (its Cargo.toml says why).
+BENCH := --locked --manifest-path tests/bench/Cargo.toml
 .PHONY: help setup demo test lint bench test-release clean
 
 # cargo-deny comes with the set-up.
@@ -13,7 +15,7 @@ setup: ## Installs what the demo, the tests and the bench need (Debian packages,
 	@tests/setup
 
 demo: setup ## Runs the agent on a real nginx, database and mount, breaks each in turn and shows what is said. Under 90 s.
-	@cargo build --quiet --bin dr-agent
+	cargo build --locked --bin dr-agent
 	@tests/demo/run
 
 test: setup ## Runs all tests, on real parts.
@@ -21,13 +23,18 @@ test: setup ## Runs all tests, on real parts.
 
 lint: setup ## Checks format, lints, licences, banned crates and sources.
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/bench/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy $(BENCH) --target-dir target/bench -- -D warnings
 	cargo deny --log-level error check bans licenses sources
 
 bench: setup ## Measures the endpoint against a bare hyper responder and nginx, in one table of ratios. About 5 minutes.
+	cargo build --release --locked --bin dr-agent
+	cargo build --release $(BENCH) --target-dir target/bench
 	@tests/bench/run
 
 test-release: setup ## What is too long for `make test`: size of the release build, soak of 10 minutes with a frozen mount, 100 restarts.
+	cargo build --release --locked --bin dr-agent
 	@tests/release/run
 
 clean: ## Removes what was built and installed in this folder (not the Debian packages).
