@@ -32,7 +32,7 @@ impl Schedule {
 
 /// Falls within this window count as flapping.
 const FLAP_WINDOW: Duration = Duration::from_secs(10 * 60);
-/// From this many falls in the window, `rise` doubles with each further one.
+/// From this many falls in the window on, `rise` doubles with each.
 const FLAP_FALLS: usize = 3;
 /// The doubled `rise` never asks for more than this time of successes.
 const FLAP_RISE_LIMIT: Duration = Duration::from_secs(60);
@@ -66,18 +66,26 @@ pub struct ComponentState {
     pub last_fail: Option<BootTime>,
     /// When the first attempt of the present run of failures began.
     pub failing_since: Option<BootTime>,
-    /// Failures in a row, up to now.
+    /// Failures in a row, up to now. An attempt that could not run is none and ends no row, but `unknown` does.
     pub failures: u32,
+    /// Passes in a row, likewise.
+    pub passes: u32,
     /// Whether it was ever healthy, in this boot or, by the state file, before.
     pub ever_healthy: bool,
     /// End of the newest attempt, whatever came of it.
     pub observed: Option<BootTime>,
     pub stages: Vec<Stage>,
     pub took: Duration,
+    /// What the newest attempt that got through learned; what one that failed learned beside its cause.
     pub facts: Facts,
-    /// What the newest observation says, and how many in a row have said it.
-    level: Status,
+    /// What the newest observation says, `Unknown` when it is stale; and how many in a row have said it.
+    newest: (Status, Option<Cause>),
     streak: u32,
+    /// When the first attempt of the present row of passes began.
+    passing_since: Option<BootTime>,
+    /// Attempts in a row that could not run.
+    missed: u32,
+    /// When it fell, oldest first, within [`FLAP_WINDOW`].
     falls: VecDeque<BootTime>,
 }
 
@@ -97,13 +105,16 @@ impl ComponentState {
             last_fail: None,
             failing_since: None,
             failures: 0,
+            passes: 0,
             ever_healthy,
             observed: None,
             stages: Vec::new(),
             took: Duration::ZERO,
             facts: Facts::None,
-            level: Status::Starting,
+            newest: (Status::Starting, None),
             streak: 0,
+            passing_since: None,
+            missed: 0,
             falls: VecDeque::new(),
         }
     }
@@ -115,12 +126,15 @@ impl ComponentState {
             Outcome::Pass => (Status::Healthy, None),
             Outcome::Fail(finding) => (finding.cause.row().status, Some(finding)),
         };
-        self.streak = if level == self.level { self.streak.saturating_add(1) } else { 1 };
-        self.level = level;
+        // Whatever could not run before says nothing of the component, so this may still be the first to do so.
+        let first = self.last_ok.is_none() && self.last_fail.is_none();
+        let newest = (level, finding.as_ref().map(|f| f.cause));
+        self.streak = if newest == self.newest { self.streak.saturating_add(1) } else { 1 };
+        self.newest = newest;
         self.observed = Some(ended);
         self.stages = observation.stages;
         self.took = observation.took;
-        if observation.facts != Facts::None {
+        if is_working(level) || observation.facts != Facts::None {
             self.facts = observation.facts;
         }
         match level {
@@ -128,19 +142,21 @@ impl ComponentState {
                 self.last_fail = Some(ended);
                 self.failing_since.get_or_insert(observation.began);
                 self.failures = self.failures.saturating_add(1);
+                (self.passes, self.passing_since, self.missed) = (0, None, 0);
             }
             Status::Healthy | Status::Degraded => {
                 self.last_ok = Some(observation.began);
-                self.failing_since = None;
-                self.failures = 0;
+                self.passing_since.get_or_insert(observation.began);
+                self.passes = self.passes.saturating_add(1);
+                (self.failures, self.failing_since, self.missed) = (0, None, 0);
             }
-            Status::Unknown | Status::Starting => {}
+            Status::Unknown | Status::Starting => self.missed = self.missed.saturating_add(1),
         }
-        if self.streak < self.needed(finding.as_ref()) {
+        if !first && !self.is_due(ended) {
             return None;
         }
         let (level, finding) = if level == Status::Healthy && self.is_flapping(ended) {
-            let falls = self.falls.len();
+            let falls = self.falls_until(ended);
             (Status::Degraded, Some(Finding::new(Cause::Flapping, format!("{falls} falls in 10 minutes"))))
         } else {
             (level, finding)
@@ -151,19 +167,15 @@ impl ComponentState {
     /// Lets time pass: a status without a fresh observation becomes unknown, and so does one that is still starting
     /// after `start_limit`, whatever hangs.
     pub fn tick(&mut self, now: BootTime, start_limit: Duration) -> Option<Transition> {
-        while self.falls.front().is_some_and(|&fall| now.since(fall) > FLAP_WINDOW) {
-            self.falls.pop_front();
-        }
         if self.status == Status::Starting && now.since(self.since) >= start_limit {
             let finding = Finding::new(Cause::Stale, "no observation since the start");
             return self.settle(Status::Unknown, Some(finding), now);
         }
-        let observed = self.observed?;
-        let age = now.since(observed);
-        if age <= self.schedule.stale_after() || self.status == Status::Unknown {
+        let age = now.since(self.observed?);
+        if age <= self.schedule.stale_after() {
             return None;
         }
-        (self.level, self.streak) = (Status::Unknown, 1);
+        (self.newest, self.streak) = ((Status::Unknown, Some(Cause::Stale)), 0);
         let finding = Finding::new(Cause::Stale, format!("the last observation is {} s old", age.as_secs()));
         self.settle(Status::Unknown, Some(finding), now)
     }
@@ -171,58 +183,74 @@ impl ComponentState {
     /// Whether the status says what the newest observation says; if not, the next attempt comes sooner.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.level == self.status
-            || (self.status == Status::Degraded && self.level == Status::Healthy && self.is_settled_flapping())
+        let flapping = self.finding.as_ref().is_some_and(|finding| finding.cause == Cause::Flapping);
+        self.newest.0 == self.status || (flapping && self.newest.0 == Status::Healthy)
     }
 
-    /// The last outcome was a failure, whatever the status says yet.
+    /// The newest outcome was a failure, whatever the status says yet.
     #[must_use]
     pub fn is_failing_now(&self) -> bool {
-        self.level == Status::Unhealthy
+        self.newest.0 == Status::Unhealthy
+    }
+
+    /// The newest outcome is fresh and no failure, whatever the status says yet.
+    #[must_use]
+    pub fn is_working_now(&self) -> bool {
+        is_working(self.newest.0)
+    }
+
+    /// Why the newest attempt did not pass, whatever the status says yet.
+    #[must_use]
+    pub const fn newest_cause(&self) -> Option<Cause> {
+        self.newest.1
     }
 
     /// `now` has seen it fall too often to be believed.
     #[must_use]
     pub fn is_flapping(&self, now: BootTime) -> bool {
-        self.falls.iter().filter(|&&fall| now.since(fall) <= FLAP_WINDOW).count() >= FLAP_FALLS
+        self.falls_until(now) >= FLAP_FALLS
     }
 
-    fn is_settled_flapping(&self) -> bool {
-        self.finding.as_ref().is_some_and(|finding| finding.cause == Cause::Flapping)
+    fn falls_until(&self, now: BootTime) -> usize {
+        self.falls.iter().filter(|&&fall| now.since(fall) <= FLAP_WINDOW).count()
     }
 
-    /// How many observations in a row the status needs to become what they say.
-    fn needed(&self, finding: Option<&Finding>) -> u32 {
-        let working = matches!(self.level, Status::Healthy | Status::Degraded);
-        match (self.status, self.level) {
-            // The first observation sets the status. Coming back from unknown does not: what was closed before opens
-            // only by `rise`.
-            (Status::Starting, _) => 1,
+    /// Whether what the newest observation says was said often enough to become the status.
+    fn is_due(&self, now: BootTime) -> bool {
+        let Schedule { fall, rise, .. } = self.schedule;
+        match (self.status, self.newest.0) {
             // A hang was waited for during a whole timeout: it is not a blip.
-            (_, Status::Unhealthy) if finding.is_some_and(|f| is_hang(f.cause)) => 1,
-            (Status::Unhealthy | Status::Unknown | Status::Degraded, _) if working => self.rise(),
-            _ => self.schedule.fall,
+            (_, Status::Unhealthy) if self.newest.1.is_some_and(is_hang) => true,
+            // The same status for another cause: two causes that alternate are no news with every attempt.
+            (from, to) if from == to => self.newest.1 == self.finding.as_ref().map(|f| f.cause) || self.streak >= fall,
+            (_, Status::Unhealthy) => self.failures >= fall,
+            (_, Status::Unknown | Status::Starting) => self.missed >= fall,
+            // Coming back from unknown takes as long as from unhealthy: what was closed before opens only by `rise`.
+            (Status::Unhealthy | Status::Unknown | Status::Starting, Status::Healthy | Status::Degraded) => {
+                self.has_risen(now)
+            }
+            (_, Status::Degraded) => self.streak >= fall,
+            (_, Status::Healthy) => self.streak >= rise,
         }
     }
 
-    /// `rise`, doubled with every fall from the third in ten minutes on, up to a minute of successes.
-    fn rise(&self) -> u32 {
+    /// Whether the present row of passes is long enough: `rise`, doubled with every fall from the third in ten minutes
+    /// on, up to a minute of successes.
+    fn has_risen(&self, now: BootTime) -> bool {
         let rise = self.schedule.rise;
-        let extra = self.falls.len().saturating_sub(FLAP_FALLS - 1);
-        if extra == 0 {
-            return rise;
-        }
-        let limit = FLAP_RISE_LIMIT.as_millis() / self.schedule.interval.as_millis().max(1);
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX).max(rise);
-        rise.saturating_mul(1 << extra.min(16)).min(limit)
+        let doublings = (self.falls_until(now) + 1).saturating_sub(FLAP_FALLS).min(16);
+        let a_minute = self.passing_since.is_some_and(|since| now.since(since) >= FLAP_RISE_LIMIT);
+        self.passes >= rise.saturating_mul(1 << doublings) || (self.passes >= rise && a_minute)
     }
 
     fn settle(&mut self, to: Status, finding: Option<Finding>, now: BootTime) -> Option<Transition> {
         let from = self.status;
         let same_cause = self.finding.as_ref().map(|f| f.cause) == finding.as_ref().map(|f| f.cause);
         self.finding.clone_from(&finding);
-        if to == Status::Healthy {
-            self.ever_healthy = true;
+        match to {
+            Status::Healthy => self.ever_healthy = true,
+            Status::Unknown => (self.passes, self.passing_since, self.failures) = (0, None, 0),
+            _ => {}
         }
         if from == to && same_cause {
             return None;
@@ -230,12 +258,18 @@ impl ComponentState {
         if from != to {
             self.since = now;
             (self.before, self.status) = (from, to);
-            if to == Status::Unhealthy {
-                self.falls.push_back(now);
-            }
+        }
+        if is_working(from) && to == Status::Unhealthy {
+            self.falls.retain(|&fall| now.since(fall) <= FLAP_WINDOW);
+            self.falls.push_back(now);
         }
         Some(Transition { component: self.component.clone(), from, to, finding })
     }
+}
+
+/// Degraded works: a limit is crossed or something is configured wrongly.
+const fn is_working(status: Status) -> bool {
+    matches!(status, Status::Healthy | Status::Degraded)
 }
 
 const fn is_hang(cause: Cause) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::health::cause::{Cause, Class, OnInstance, OnRegion, Status};
+use crate::health::cause::{Cause, OnInstance, OnRegion, Status};
 use crate::health::component::ComponentState;
 use crate::observation::Component;
 
@@ -240,24 +240,23 @@ impl Doors {
 
     /// Judges both. To be called after every change of the inputs and at least once a second.
     pub fn judge(&mut self, inputs: &Inputs<'_>) -> (InstanceVerdict, RegionVerdict) {
-        let can_serve = can_serve(inputs);
-        (self.judge_instance(inputs, can_serve), self.judge_region(inputs, can_serve))
+        (self.judge_instance(inputs), self.judge_region(inputs))
     }
 
-    fn judge_instance(&mut self, inputs: &Inputs<'_>, can_serve: bool) -> InstanceVerdict {
+    fn judge_instance(&mut self, inputs: &Inputs<'_>) -> InstanceVerdict {
         if self.starting {
             let waited = inputs.now.since(self.started) >= inputs.policy.start_limit;
             self.starting = !waited && inputs.components.iter().any(|c| c.status == Status::Starting);
         }
         if std::mem::take(&mut self.resumed) {
-            self.closed_by.extend(inputs.components.iter().map(|c| c.component.clone()));
+            let could_close = inputs.components.iter().filter(|c| !matches!(c.component, Component::Exec(_)));
+            self.closed_by.extend(could_close.map(|c| c.component.clone()));
         }
-        // A closer stays one until it is seen working; one that is no longer configured is none.
+        // A closer stays one until it is seen working; one that is no longer configured is none, nor is the app while
+        // nobody can see it for the gate.
         self.closed_by.retain(|closer| {
-            inputs
-                .components
-                .iter()
-                .any(|c| c.component == *closer && !matches!(c.status, Status::Healthy | Status::Degraded))
+            let known = inputs.components.iter().find(|c| c.component == *closer);
+            known.is_some_and(|c| !has_risen(c)) && !(*closer == Component::App && inputs.gate_closed)
         });
         self.closed_by.extend(inputs.components.iter().filter(|c| closes(c, inputs)).map(|c| c.component.clone()));
         let reasons = inputs
@@ -279,45 +278,49 @@ impl Doors {
             InstanceState::Closed
         };
         let since = changed(&mut self.instance, state, inputs.now);
-        InstanceVerdict { state, since, reasons, can_serve }
+        InstanceVerdict { state, since, reasons, can_serve: blockers(inputs).next().is_none() }
     }
 
-    fn judge_region(&mut self, inputs: &Inputs<'_>, can_serve: bool) -> RegionVerdict {
+    fn judge_region(&mut self, inputs: &Inputs<'_>) -> RegionVerdict {
         let Inputs { policy, now, .. } = *inputs;
-        let mut uncertain = false;
+        // What is not known keeps running holds as they are, lets none come due, and opens nothing.
+        let mut certain = true;
         let mut due = false;
-        for component in inputs.components {
+        self.holds.retain(|on, _| {
+            *on == HoldOn::Capacity
+                || (!policy.standby && inputs.components.iter().any(|c| HoldOn::of(&c.component) == Some(*on)))
+        });
+        for component in inputs.components.iter().filter(|_| !policy.standby) {
             let Some(on) = HoldOn::of(&component.component) else { continue };
             match vote(component) {
-                // Unknown holds: what runs keeps its start, but nothing comes due and nothing opens.
-                Vote::Abstains => uncertain = true,
-                Vote::Failing if !policy.standby && !inputs.group.passing.contains(&component.component) => {
+                Vote::Healthy => _ = self.holds.remove(&on),
+                Vote::Failing if inputs.group.passing.contains(&component.component) => _ = self.holds.remove(&on),
+                Vote::Failing if component.ever_healthy => {
                     let since = *self.holds.entry(on).or_insert(now);
                     due |= is_convincing(component) && now.since(since) >= on.length(policy);
                 }
-                Vote::Failing | Vote::Healthy => {
-                    self.holds.remove(&on);
-                }
+                // Never yet healthy: that closes no region.
+                Vote::Failing | Vote::Abstains => certain = false,
             }
         }
-        if can_serve || inputs.group.can_serve {
-            self.holds.remove(&HoldOn::Capacity);
-        } else {
-            let since = *self.holds.entry(HoldOn::Capacity).or_insert(now);
-            due |= now.since(since) >= policy.hold_capacity;
-        }
-        self.holds.retain(|on, _| {
-            *on == HoldOn::Capacity || inputs.components.iter().any(|c| HoldOn::of(&c.component) == Some(*on))
-        });
-        if policy.standby {
-            self.holds.retain(|on, _| *on == HoldOn::Capacity);
-            uncertain = false;
+        let unknown = inputs.components.iter().any(|c| may_block(c, inputs));
+        let convicted = blockers(inputs).filter(|c| c.ever_healthy).map(is_convincing).reduce(|a, b| a || b);
+        match convicted {
+            Some(convincing) if !inputs.group.can_serve => {
+                let since = *self.holds.entry(HoldOn::Capacity).or_insert(now);
+                due |= convincing && now.since(since) >= policy.hold_capacity;
+            }
+            None if !inputs.group.can_serve && unknown => certain = false,
+            _ => {
+                self.holds.remove(&HoldOn::Capacity);
+                certain &= inputs.group.can_serve || blockers(inputs).next().is_none();
+            }
         }
 
         if due {
             self.region_closed = true;
         }
-        if self.holds.is_empty() && !uncertain {
+        if self.holds.is_empty() && certain {
             self.clear_since.get_or_insert(now);
         } else {
             self.clear_since = None;
@@ -362,20 +365,26 @@ enum Vote {
 }
 
 fn vote(component: &ComponentState) -> Vote {
-    match component.status {
-        Status::Starting | Status::Unknown => Vote::Abstains,
+    let row = component.newest_cause().map(Cause::row);
+    if component.is_failing_now() {
         // A cause that leaves the region alone is no failing vote (read-only is a matter of role).
-        _ if component.is_failing_now() => match component.finding.as_ref().map(|f| f.cause.row().region) {
-            Some(OnRegion::Keeps) => Vote::Healthy,
-            _ => Vote::Failing,
-        },
-        _ => Vote::Healthy,
+        if row.is_some_and(|row| row.region == OnRegion::Keeps) { Vote::Healthy } else { Vote::Failing }
+    } else if component.is_working_now() {
+        Vote::Healthy
+    } else {
+        Vote::Abstains
     }
 }
 
 /// A failure may close the region: its status is settled, it was healthy once, and it is not a first observation.
 fn is_convincing(component: &ComponentState) -> bool {
     component.status == Status::Unhealthy && component.ever_healthy && component.failures >= 2
+}
+
+/// It works and has passed often enough in a row to open what it closed. Its status alone does not say so: the first
+/// observation after a restart sets it.
+fn has_risen(component: &ComponentState) -> bool {
+    matches!(component.status, Status::Healthy | Status::Degraded) && component.passes >= component.schedule.rise
 }
 
 fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
@@ -405,42 +414,68 @@ fn is_masked(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
     if component.component == Component::App && inputs.gate_closed {
         return true;
     }
-    inputs.components.iter().filter(|c| c.component.is_dependency()).any(|dependency| {
-        let recently = inputs.now.since(dependency.since) < MASK_WINDOW
+    maskers(inputs).next().is_some()
+}
+
+/// The dependencies that are not healthy or were not a moment ago. What one was before this agent first saw it is not
+/// known and explains nothing.
+fn maskers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
+    let now = inputs.now;
+    inputs.components.iter().filter(|c| c.component.is_dependency()).filter(move |dependency| {
+        let recently = now.since(dependency.since) < MASK_WINDOW
             && !matches!(dependency.before, Status::Healthy | Status::Starting);
         dependency.status != Status::Healthy || recently
     })
 }
 
-fn can_serve(inputs: &Inputs<'_>) -> bool {
-    inputs.components.iter().all(|component| {
+/// What keeps this instance from serving. What is masked or unknown does not.
+fn blockers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
+    let inputs = *inputs;
+    inputs.components.iter().filter(move |component| {
         let Some(finding) = component.finding.as_ref().filter(|_| component.status == Status::Unhealthy) else {
-            return true;
+            return false;
         };
         match component.component {
-            Component::Nginx | Component::App | Component::Host => is_masked(component, inputs),
+            Component::Nginx | Component::App | Component::Host => !is_masked(component, &inputs),
             Component::Efs | Component::Database => {
-                finding.cause.row().region == OnRegion::Keeps
-                    || !component.is_failing_now()
-                    || !inputs.group.passing.contains(&component.component)
+                finding.cause.row().instance != OnInstance::Keeps
+                    && component.is_failing_now()
+                    && inputs.group.passing.contains(&component.component)
             }
-            Component::Wiring | Component::Exec(_) => true,
+            Component::Wiring | Component::Exec(_) => false,
         }
     })
+}
+
+/// Nobody knows whether it keeps this instance from serving: it is unknown, or a dependency of which nothing is known
+/// may explain its failure.
+fn may_block(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
+    let unknown = |c: &ComponentState| matches!(c.status, Status::Unknown | Status::Starting);
+    match component.component {
+        Component::App if inputs.gate_closed => false,
+        Component::Nginx | Component::App | Component::Host if component.status == Status::Unhealthy => {
+            is_masked(component, inputs) && maskers(inputs).all(unknown)
+        }
+        Component::Nginx | Component::App | Component::Host => unknown(component),
+        _ => false,
+    }
 }
 
 /// Whose fault it is that `component` is unhealthy; `None` while it is not.
 #[must_use]
 pub fn domain(component: &ComponentState, inputs: &Inputs<'_>) -> Option<Domain> {
-    let finding = component.finding.as_ref().filter(|_| component.status == Status::Unhealthy)?;
+    if component.status != Status::Unhealthy {
+        return None;
+    }
     if is_masked(component, inputs) {
         return Some(Domain::Undetermined);
     }
     Some(match component.component {
-        Component::Efs | Component::Database if inputs.group.passing.contains(&component.component) => {
-            Domain::Undetermined
+        Component::Efs | Component::Database
+            if component.is_failing_now() && !inputs.group.passing.contains(&component.component) =>
+        {
+            Domain::Shared
         }
-        Component::Efs | Component::Database if finding.cause.row().class == Class::Fault => Domain::Shared,
         Component::Nginx | Component::Host => Domain::Local,
         _ => Domain::Undetermined,
     })
