@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clock::BootTime;
 use crate::health::cause::Status;
-use crate::health::verdict::{InstanceState, RegionState};
+use crate::health::verdict::InstanceState;
 use crate::observation::{Component, Facts, Role};
 use crate::snapshot::{STALE_AFTER, Snapshot};
 
@@ -89,6 +89,15 @@ struct Body<'a> {
     components: Vec<(&'a str, Status)>,
 }
 
+impl Body<'_> {
+    fn render(&self) -> Vec<u8> {
+        // Serialising strings and numbers into memory cannot fail.
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
 fn as_map<S: serde::Serializer>(components: &[(&str, Status)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(components.iter().copied())
 }
@@ -100,6 +109,9 @@ impl Answers {
         Self(Question::ALL.map(|question| render(snapshot, question, false)))
     }
 }
+
+/// Route 53 looks for its string in so many bytes.
+const BODY_LIMIT: usize = 5_120;
 
 /// The answer to `question` at `now`: the rendered one, or the last word marked stale when the owner has not turned.
 #[must_use]
@@ -123,7 +135,7 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         Question::Authority => (true, "uninitialised"),
     };
     let calm = match question {
-        Question::Region => all_well && snapshot.region.state == RegionState::Open && snapshot.region.holds.is_empty(),
+        Question::Region => all_well && snapshot.region.state.is_ok() && snapshot.region.holds.is_empty(),
         Question::Live => true,
         _ => all_well,
     };
@@ -133,7 +145,7 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         (true, false) => Word::Warn,
     };
     let authority = question == Question::Authority;
-    let body = Body {
+    let mut body = Body {
         ok,
         question: question.name(),
         status: word,
@@ -142,9 +154,18 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         role: authority.then(|| role(snapshot).name()),
         components: snapshot.components.iter().map(|(c, _)| (c.component.name(), c.status)).collect(),
     };
-    // Serialising strings and numbers into memory cannot fail.
-    let mut text = serde_json::to_vec(&body).unwrap_or_default();
-    text.push(b'\n');
+    let mut text = body.render();
+    // Custom probes come last, and as many as it takes are left out: the control socket names them all.
+    let mut excess = (text.len() + 1).saturating_sub(BODY_LIMIT);
+    if excess > 0 {
+        while excess > 0
+            && let Some((name, status)) = body.components.pop()
+        {
+            // `"name":"status",` at least.
+            excess = excess.saturating_sub(name.len() + status.name().len() + 6);
+        }
+        text = body.render();
+    }
     let generation = if stale { Bytes::from_static(b"stale") } else { Bytes::from(snapshot.generation.to_string()) };
     Answer { ok, body: text.into(), generation }
 }
@@ -153,7 +174,7 @@ fn role(snapshot: &Snapshot) -> Role {
     snapshot
         .components
         .iter()
-        .find(|(c, _)| c.component == Component::Database && !c.is_failing_now())
+        .find(|(c, _)| c.component == Component::Database && c.is_working_now())
         .and_then(|(c, _)| match &c.facts {
             Facts::Database(facts) => Some(facts.role()),
             _ => None,
