@@ -86,7 +86,7 @@ pub enum LoadError {
 /// When there is a file and it cannot be used; the caller starts afresh.
 pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
     let path = dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
+    let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(LoadError::Read { path, error }),
@@ -95,7 +95,7 @@ pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
         // Best effort: if the rename fails, the next save replaces the file anyway.
         drop(fs::rename(&path, dir.join(format!("{FILE}.{suffix}"))));
     };
-    let state: State = match serde_json::from_str(&text) {
+    let state: State = match serde_json::from_slice(&text) {
         Ok(state) => state,
         Err(error) => {
             aside("damaged");
