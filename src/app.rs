@@ -134,7 +134,7 @@ impl Bound {
             region_closed: if same_boot { markers.region_closed } else { saved.region_closed },
             holds: saved.holds.clone(),
         };
-        let (latches, _) = latches::read(&dir, &boot, clock::wall());
+        let (latches, _) = latches::read(&dir, &boot, clock::wall(), &latches::Latches::default());
         let history = persist::load_history(&dir);
         let about = About { owner: who, boot, config_problems: problems };
         let config = Arc::new(config);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -87,24 +88,47 @@ pub fn path(state_dir: &Path, kind: Kind) -> PathBuf {
     state_dir.join("latches").join(format!("{}.json", kind.name()))
 }
 
-/// The latches in force at `now` in this boot. A file that cannot be read or parsed latches nothing and is reported.
+/// A latch file that is there and cannot be used.
+#[derive(Debug, Error)]
+#[error("cannot use the latch file `{path}`")]
+struct Unusable {
+    path: PathBuf,
+    #[source]
+    error: io::Error,
+}
+
+/// The latches in force at `now` in this boot. A file that cannot be read or parsed is reported and leaves its latch as
+/// it was `before`: running out of descriptors must not end a drain.
 #[must_use]
-pub fn read(state_dir: &Path, boot: &str, now: Timestamp) -> (Latches, Vec<io::Error>) {
+pub fn read(state_dir: &Path, boot: &str, now: Timestamp, before: &Latches) -> (Latches, Vec<io::Error>) {
     let mut latches = Latches::default();
     let mut errors = Vec::new();
     for kind in Kind::ALL {
-        let parsed = match fs::read(path(state_dir, kind)) {
-            Ok(text) => serde_json::from_slice::<Latch>(&text).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => Err(error),
+        let path = path(state_dir, kind);
+        let latch = match read_one(&path, kind) {
+            Ok(latch) => latch,
+            Err(error) => {
+                errors.push(io::Error::new(error.kind(), Unusable { path, error }));
+                before.get(kind).cloned()
+            }
         };
-        match parsed {
-            Ok(latch) if latch.boot == boot && latch.until.is_none_or(|until| now < until) => latches.0.push(latch),
-            Ok(_) => {}
-            Err(error) => errors.push(error),
-        }
+        let in_force = |latch: &Latch| latch.boot == boot && latch.until.is_none_or(|until| now < until);
+        latches.0.extend(latch.filter(in_force));
     }
     (latches, errors)
+}
+
+fn read_one(path: &Path, kind: Kind) -> io::Result<Option<Latch>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let latch: Latch = serde_json::from_slice(&text)?;
+    if latch.kind != kind {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it says {}", latch.kind.name())));
+    }
+    Ok(Some(latch))
 }
 
 /// Sets a latch.
@@ -130,19 +154,23 @@ pub fn clear(state_dir: &Path, kind: Kind) -> io::Result<()> {
 
 /// Reads the files every [`POLL`] and tells the owner what changed, until cancelled.
 pub async fn watch(state_dir: PathBuf, boot: String, inputs: mpsc::Sender<Input>, cancelled: CancellationToken) {
-    let mut known = None;
+    let mut known: Option<Latches> = None;
     let mut complained = false;
     loop {
         let (dir, boot) = (state_dir.clone(), boot.clone());
         // One outstanding read at most: a hanging disk costs one thread.
-        let Ok((latches, errors)) = spawn_blocking(move || read(&dir, &boot, clock::wall())).await else { return };
+        let before = known.clone().unwrap_or_default();
+        let look = spawn_blocking(move || read(&dir, &boot, clock::wall(), &before));
+        let Ok((latches, errors)) = look.await else { return };
         for error in &errors {
             if !complained {
                 event::latch_unreadable(error);
             }
         }
         complained = !errors.is_empty();
-        if known.as_ref() != Some(&latches) {
+        // Until all files were read once, the owner keeps what it started with.
+        let readable = known.is_some() || errors.is_empty();
+        if readable && known.as_ref() != Some(&latches) {
             known = Some(latches.clone());
             if inputs.send(Input::Latches(latches)).await.is_err() {
                 return;
