@@ -290,7 +290,7 @@ impl Owner {
         let history = Arc::make_mut(&mut self.history);
         if history.len() >= HISTORY {
             // A tenth at once, so that a full ring is not moved for every entry.
-            history.drain(..HISTORY / 10);
+            history.drain(..history.len() - HISTORY * 9 / 10);
         }
         history.push(entry);
     }
