@@ -4,3 +4,5 @@
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
 
 mod support;
+// The decision core against its laws and against what happened to others.
+mod health;
