@@ -1,12 +1,17 @@
 //! The configuration in force: typed, validated, for one region. [`load`] makes it from the file.
 
+mod address;
 pub mod load;
 mod raw;
+pub mod show;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use toml::de::DeTable;
 
 use crate::health::component::Schedule;
 use crate::health::verdict::Policy;
@@ -162,4 +167,12 @@ pub struct WiringProbe {
 pub struct ExecProbe {
     pub schedule: Schedule,
     pub command: Vec<String>,
+}
+
+/// What applies without a file: nginx and the host are watched, nothing else is known.
+#[must_use]
+pub fn defaults() -> Config {
+    // An empty file has no mistakes. Only a person can say that nginx was wired to the agent.
+    let config = validate::config(&raw::Source::new(""), &DeTable::new(), None);
+    Config { wiring: None, ..config }
 }

@@ -1,26 +1,238 @@
-//! EMPTY until its own commit: replaced whole by whoever owns this file.
-use crate::config::Config;
-use std::path::*;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct Problems;
-impl Problems {
-    pub fn lines(&self) -> Vec<String> {
-        vec![]
-    }
+//! Reading the file: whose it is, whether it parses, and what is in force when it does not.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use toml::de::{DeTable, DeValue};
+
+use super::raw::{Problem, Source};
+use super::{Config, defaults, validate};
+use crate::state::write_atomically;
+
+/// Where the file is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/dr-agent/agent.toml";
+
+/// The copy of the last good file, in the state directory.
+const GOOD: &str = "config.good.toml";
+
+/// No configuration is this long.
+const LONGEST: u64 = 1024 * 1024;
+
+/// A file that may be trusted: a regular file of root or of the user who runs this, which nobody else can write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    path: PathBuf,
+    text: String,
 }
-pub struct File;
+
+/// Everything that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    path: PathBuf,
+    kind: Kind,
+    list: Vec<Problem>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Missing,
+    Permission,
+    Content,
+}
+
+/// The configuration to start with.
+#[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
+    /// The file, if there is one and it could be read, good or bad.
     pub file: Option<File>,
+    /// What is wrong, one line each. Empty if the file is good, and if there is none at [`DEFAULT_PATH`] and nobody
+    /// named one: then the built-in defaults are what was asked for.
     pub problems: Vec<String>,
 }
-pub fn at_start(_p: Option<&Path>, _r: Option<&str>) -> Loaded {
-    todo!()
+
+impl Problems {
+    fn one(path: &Path, kind: Kind, text: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), kind, list: vec![Problem { line: None, text: text.into() }] }
+    }
+
+    /// There is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.kind == Kind::Missing
+    }
+
+    /// This user may not read the file.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        self.kind == Kind::Permission
+    }
+
+    /// One line for each problem: file, line, key, value, fix.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let path = self.path.display();
+        let line = |problem: &Problem| match problem.line {
+            Some(line) => format!("{path}:{line}: {}", problem.text),
+            None => format!("{path}: {}", problem.text),
+        };
+        self.list.iter().map(line).collect()
+    }
 }
-pub fn reload(_p: Option<&Path>, _r: Option<&str>) -> Result<(Option<File>, Config), Problems> {
-    todo!()
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
 }
-pub fn remember_good(_f: &File, _d: &Path) -> std::io::Result<()> {
-    Ok(())
+
+impl std::error::Error for Problems {}
+
+impl File {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration of `region`; without one, what does not depend on it.
+    ///
+    /// # Errors
+    /// With everything that is wrong in the file, at once.
+    pub fn config(&self, region: Option<&str>) -> Result<Config, Problems> {
+        let source = Source::new(&self.text);
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        // What cannot be parsed cannot be judged: a missing quote would make every key after it look missing.
+        if !errors.is_empty() {
+            for error in errors {
+                source.report(error.span().map(|span| span.start), format!("not TOML: {}", error.message()));
+            }
+            return Err(self.problems(source.into_problems()));
+        }
+        let config = validate::config(&source, table.get_ref(), region);
+        let problems = source.into_problems();
+        if problems.is_empty() { Ok(config) } else { Err(self.problems(problems)) }
+    }
+
+    /// What the file sets and this release does not act on yet.
+    #[must_use]
+    pub fn not_acted_on(&self) -> Vec<&'static str> {
+        let (table, _) = DeTable::parse_recoverable(&self.text);
+        validate::NOT_ACTED_ON.into_iter().filter(|&key| table.get_ref().contains_key(key)).collect()
+    }
+
+    fn problems(&self, list: Vec<Problem>) -> Problems {
+        Problems { path: self.path.clone(), kind: Kind::Content, list }
+    }
+
+    /// The state directory that the file names, even if the rest of it is bad.
+    fn state_dir(&self) -> Option<PathBuf> {
+        let (table, _) = DeTable::parse_recoverable(&self.text);
+        match table.get_ref().get("state_dir")?.get_ref() {
+            DeValue::String(path) if path.starts_with('/') => Some(PathBuf::from(&**path)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a file and checks that nobody but root and the user who runs this can have written it.
+///
+/// # Errors
+/// When it is missing, unreadable, not a regular file, not text, or not to be trusted; with the command that helps.
+pub fn read(path: &Path) -> Result<File, Problems> {
+    let wrong = |text: String| Problems::one(path, Kind::Content, text);
+    let shown = path.display();
+    let cannot = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Problems::one(path, Kind::Missing, "there is no such file"),
+        io::ErrorKind::PermissionDenied => Problems::one(
+            path,
+            Kind::Permission,
+            format!("may not be read by this user; fix: `chown root:dr-agent {shown} && chmod 0640 {shown}`"),
+        ),
+        _ => Problems::one(path, Kind::Content, format!("cannot be read: {error}")),
+    };
+    // Not blocking: it may be a FIFO that nobody writes to.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(cannot)?;
+    let meta = file.metadata().map_err(cannot)?;
+    if !meta.is_file() {
+        return Err(wrong("is not a regular file".to_owned()));
+    }
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        let owner = meta.uid();
+        return Err(wrong(format!("belongs to uid {owner} and must belong to root; fix: `chown root {shown}`")));
+    }
+    if meta.mode() & 0o022 != 0 {
+        let mode = meta.mode() & 0o7777;
+        return Err(wrong(format!("can be changed by others (mode {mode:04o}); fix: `chmod go-w {shown}`")));
+    }
+    if meta.len() > LONGEST {
+        return Err(wrong(format!("is longer than {LONGEST} bytes: not a configuration")));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes).map_err(cannot)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(File { path: path.to_owned(), text }),
+        Err(error) => Err(wrong(format!("is not UTF-8 text after byte {}", error.utf8_error().valid_up_to()))),
+    }
+}
+
+/// The configuration at `path` (else [`DEFAULT_PATH`]) for a start, which never fails: without a good file it is the
+/// last known good one, else the built-in defaults.
+#[must_use]
+pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
+    let (file, mut problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
+        Ok(file) => match file.config(region) {
+            Ok(config) => return Loaded { config, file: Some(file), problems: Vec::new() },
+            Err(problems) => (Some(file), problems.lines()),
+        },
+        Err(problems) if problems.is_missing() && path.is_none() => {
+            return Loaded { config: defaults(), file: None, problems: Vec::new() };
+        }
+        Err(problems) => (None, problems.lines()),
+    };
+    let state_dir = file.as_ref().and_then(File::state_dir).unwrap_or_else(usual_state_dir);
+    let good = state_dir.join(GOOD);
+    let config = match read(&good).and_then(|good| good.config(region)) {
+        Ok(config) => {
+            problems.push(format!("in force instead: the last good configuration, {}", good.display()));
+            config
+        }
+        Err(why) => {
+            if !why.is_missing() {
+                problems.extend(why.lines());
+            }
+            problems.push("in force instead: the built-in defaults, which watch only nginx and the host".to_owned());
+            Config { state_dir, ..defaults() }
+        }
+    };
+    Loaded { config, file, problems }
+}
+
+/// The configuration at `path` (else [`DEFAULT_PATH`]) for a running agent.
+///
+/// # Errors
+/// When it is not good; what was in force stays in force.
+pub fn reload(path: Option<&Path>, region: Option<&str>) -> Result<(Option<File>, Config), Problems> {
+    match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
+        Ok(file) => file.config(region).map(|config| (Some(file), config)),
+        Err(problems) if problems.is_missing() && path.is_none() => Ok((None, defaults())),
+        Err(problems) => Err(problems),
+    }
+}
+
+/// Keeps a good file for the day when it is not.
+///
+/// # Errors
+/// When the state directory cannot be written.
+pub fn remember_good(file: &File, state_dir: &Path) -> io::Result<()> {
+    write_atomically(&state_dir.join(GOOD), file.text.as_bytes(), 0o600)
+}
+
+/// Where systemd says that the state is, else where it usually is.
+fn usual_state_dir() -> PathBuf {
+    std::env::var_os("STATE_DIRECTORY").map_or_else(|| validate::STATE_DIR.into(), PathBuf::from)
 }

@@ -3,6 +3,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
 
+// The configuration file, good and bad.
+mod config;
+
 mod support;
 // The decision core against its laws and against what happened to others.
 mod health;
