@@ -69,6 +69,7 @@ pub mod health;
 
 // PUBLISH
 pub mod answer;
+pub mod report;
 pub mod snapshot;
 
 // ACT

@@ -1,0 +1,488 @@
+//! PUBLISH, for people: everything that is known at one moment, in one versioned JSON shape. `dr-agent status` gets it
+//! from the control socket, `dr-agent check` makes its own; `--format json` prints it as it is.
+//!
+//! ```text
+//! schema      1. Rises when a field changes its meaning or goes away; new fields may come at any time.
+//! kind        "live": the agent's running state. "check": one look at everything, with no memory.
+//! at          when this was written; every time is RFC 3339 in UTC
+//! agent       version, instance, region, deployment, boot; of a live report: generation, age_ms (of the snapshot);
+//!             of a check: probed_as (the user); config_problems (one line each)
+//! components  name, status, since, domain, cause, words (the cause in words), detail, hint (what to do),
+//!             stages [{name, ms}] and took_ms of the newest attempt, last_ok_age_ms, last_fail_age_ms, failures (in a
+//!             row), target (what exactly is probed), facts (what else was learned, by kind of component)
+//! verdicts    instance {code, state, since, reasons [{component, cause}], can_serve}
+//!             region {code, state, since, holds [{on, since_seconds, due_in_seconds}], reopens_in_seconds}
+//!             promoted {code, state}
+//! latches     kind, reason, by, at, until, clear (the command), file (removing it clears it too)
+//! gate        "open", or "closed" while users get the fence page
+//! acts        who acts on each verdict as it is, in one sentence: instance, region, promoted, replacement
+//! works       what this configuration makes work
+//! missing     what it lacks: what, costs, fix
+//! live        only in a check: the running agent's own report, if it answered
+//! ```
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, BootTime};
+use crate::config::Config;
+use crate::health::cause::{Cause, Status};
+use crate::health::component::ComponentState;
+use crate::health::verdict::{Domain, InstanceState, InstanceVerdict, RegionState, RegionVerdict};
+use crate::latches::{self, Latches};
+use crate::observation::Facts;
+use crate::snapshot::{About, STALE_AFTER, Snapshot};
+
+/// The version of the shape.
+pub const SCHEMA: u32 = 1;
+
+/// See the module's page for what the fields mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: u32,
+    pub kind: Kind,
+    pub at: Timestamp,
+    pub agent: Agent,
+    pub components: Vec<Component>,
+    pub verdicts: Verdicts,
+    pub latches: Vec<Latch>,
+    pub gate: Gate,
+    pub acts: Acts,
+    pub works: Vec<String>,
+    pub missing: Vec<Missing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Box<Report>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Live,
+    Check,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub instance: Option<String>,
+    pub region: Option<String>,
+    pub deployment: String,
+    pub boot: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_as: Option<String>,
+    pub config_problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    pub name: String,
+    pub status: Status,
+    pub since: Timestamp,
+    pub domain: Option<String>,
+    pub cause: Option<String>,
+    pub words: Option<String>,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    pub stages: Vec<Stage>,
+    pub took_ms: f64,
+    pub last_ok_age_ms: Option<u64>,
+    pub last_fail_age_ms: Option<u64>,
+    pub failures: u32,
+    pub target: String,
+    pub facts: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    pub name: String,
+    pub ms: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdicts {
+    pub instance: Instance,
+    pub region: Region,
+    pub promoted: Promoted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The HTTP status of the answer.
+    pub code: u16,
+    pub state: InstanceState,
+    pub since: Timestamp,
+    pub reasons: Vec<Reason>,
+    pub can_serve: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub component: String,
+    pub cause: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// The HTTP status of the answer.
+    pub code: u16,
+    pub state: RegionState,
+    pub since: Timestamp,
+    pub holds: Vec<Hold>,
+    /// Only while it is closed and nothing holds it.
+    pub reopens_in_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub on: String,
+    pub since_seconds: u64,
+    /// 0: it is due, and closes the region unless the newest failure is no proof.
+    pub due_in_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// The HTTP status of the answer.
+    pub code: u16,
+    pub state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latch {
+    pub kind: latches::Kind,
+    pub reason: String,
+    pub by: String,
+    pub at: Timestamp,
+    /// `None`: until it is cleared or the machine reboots.
+    pub until: Option<Timestamp>,
+    pub clear: String,
+    pub file: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gate {
+    Open,
+    Closed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acts {
+    pub instance: String,
+    pub region: String,
+    pub promoted: String,
+    pub replacement: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub what: String,
+    pub costs: String,
+    pub fix: String,
+}
+
+/// What a report is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub about: &'a About,
+    pub config: &'a Config,
+    pub components: &'a [(ComponentState, Option<Domain>)],
+    pub instance: &'a InstanceVerdict,
+    pub region: &'a RegionVerdict,
+    pub latches: &'a Latches,
+    pub gate_closed: bool,
+}
+
+impl Report {
+    /// The running agent's report at `now`.
+    #[must_use]
+    pub fn live(snapshot: &Snapshot, now: BootTime) -> Self {
+        let seen = Seen {
+            about: &snapshot.about,
+            config: &snapshot.config,
+            components: &snapshot.components,
+            instance: &snapshot.instance,
+            region: &snapshot.region,
+            latches: &snapshot.latches,
+            gate_closed: snapshot.gate_closed,
+        };
+        let mut report = Self::of(Kind::Live, &seen, now, clock::wall());
+        report.agent.generation = Some(snapshot.generation);
+        report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
+        report
+    }
+
+    /// A report of `seen` at one moment of both clocks.
+    #[must_use]
+    pub fn of(kind: Kind, seen: &Seen<'_>, now: BootTime, at: Timestamp) -> Self {
+        let wall = Wall { now, at };
+        let about = seen.about;
+        Self {
+            schema: SCHEMA,
+            kind,
+            at: wall.of(now),
+            agent: Agent {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: about.owner.instance.clone(),
+                region: about.owner.region.clone(),
+                deployment: about.owner.deployment.clone(),
+                boot: about.boot.clone(),
+                generation: None,
+                age_ms: None,
+                probed_as: None,
+                config_problems: about.config_problems.clone(),
+            },
+            components: seen.components.iter().map(|(state, domain)| component(state, *domain, wall)).collect(),
+            verdicts: verdicts(seen, wall),
+            latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
+            gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
+            acts: acts(seen),
+            works: works(seen.config),
+            missing: missing(seen.config),
+            live: None,
+        }
+    }
+
+    /// All of it in one status: `unhealthy` if something is or an answer is 503 for it, `unknown` if something could
+    /// not be told, `degraded` for whatever else is not as it should be.
+    #[must_use]
+    pub fn overall(&self) -> Status {
+        let any = |status| self.components.iter().any(|component| component.status == status);
+        let instance = self.verdicts.instance.state;
+        let region = self.verdicts.region.state;
+        if any(Status::Unhealthy) || instance == InstanceState::Closed || !region.is_ok() || self.gate == Gate::Closed {
+            Status::Unhealthy
+        } else if any(Status::Unknown)
+            || any(Status::Starting)
+            || instance == InstanceState::Starting
+            || self.is_stale()
+        {
+            Status::Unknown
+        } else if any(Status::Degraded) || !self.latches.is_empty() || !self.agent.config_problems.is_empty() {
+            Status::Degraded
+        } else {
+            Status::Healthy
+        }
+    }
+
+    /// The agent has not renewed what it says for so long that it answers its last word as stale.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.agent.age_ms.is_some_and(|age| Duration::from_millis(age) > STALE_AFTER)
+    }
+}
+
+/// Boot times as wall times, by one moment of both clocks.
+#[derive(Clone, Copy)]
+struct Wall {
+    now: BootTime,
+    at: Timestamp,
+}
+
+impl Wall {
+    /// To the millisecond: more would only be noise.
+    fn of(self, time: BootTime) -> Timestamp {
+        let at = self.at - self.now.since(time);
+        Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// With three decimals.
+fn precise_milliseconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn component(state: &ComponentState, domain: Option<Domain>, wall: Wall) -> Component {
+    let finding = state.finding.as_ref();
+    let row = finding.map(|finding| finding.cause.row());
+    let age = |time: BootTime| milliseconds(wall.now.since(time));
+    let facts = match &state.facts {
+        Facts::None => serde_json::Value::Null,
+        // Structures of strings and numbers: a value of JSON can hold them.
+        facts => serde_json::to_value(facts).unwrap_or_default(),
+    };
+    Component {
+        name: state.component.name().to_owned(),
+        status: state.status,
+        since: wall.of(state.since),
+        domain: domain.map(|domain| domain_name(domain).to_owned()),
+        cause: row.map(|row| row.name.to_owned()),
+        words: row.map(|row| format!("{} {}", state.component, row.words)),
+        detail: finding.map(|finding| finding.detail.clone()).filter(|detail| !detail.is_empty()),
+        hint: row.map(|row| row.hint.to_owned()),
+        stages: state
+            .stages
+            .iter()
+            .map(|stage| Stage { name: stage.name.to_owned(), ms: precise_milliseconds(stage.took) })
+            .collect(),
+        took_ms: precise_milliseconds(state.took),
+        last_ok_age_ms: state.last_ok.map(age),
+        last_fail_age_ms: state.last_fail.map(age),
+        failures: state.failures,
+        target: state.target.clone(),
+        facts,
+    }
+}
+
+const fn code(ok: bool) -> u16 {
+    if ok { 200 } else { 503 }
+}
+
+fn verdicts(seen: &Seen<'_>, wall: Wall) -> Verdicts {
+    let reason = |component: &crate::observation::Component, cause: Cause| Reason {
+        component: component.name().to_owned(),
+        cause: cause.name().to_owned(),
+    };
+    let holds = seen.region.holds.iter().map(|hold| Hold {
+        on: hold.on.name().to_owned(),
+        since_seconds: wall.now.since(hold.since).as_secs(),
+        due_in_seconds: hold.due.since(wall.now).as_secs(),
+    });
+    Verdicts {
+        instance: Instance {
+            code: code(seen.instance.state.is_ok()),
+            state: seen.instance.state,
+            since: wall.of(seen.instance.since),
+            reasons: seen.instance.reasons.iter().map(|r| reason(&r.component, r.cause)).collect(),
+            can_serve: seen.instance.can_serve,
+        },
+        region: Region {
+            code: code(seen.region.state.is_ok()),
+            state: seen.region.state,
+            since: wall.of(seen.region.since),
+            holds: holds.collect(),
+            reopens_in_seconds: seen.region.reopens.map(|at| at.since(wall.now).as_secs()),
+        },
+        promoted: Promoted { code: 503, state: "not-promoted".to_owned() },
+    }
+}
+
+fn latch_part(latch: &latches::Latch, config: &Config) -> Latch {
+    Latch {
+        kind: latch.kind,
+        reason: latch.reason.clone(),
+        by: latch.by.clone(),
+        at: latch.at,
+        until: latch.until,
+        clear: latch.kind.clearing().to_owned(),
+        file: latches::path(&config.state_dir, latch.kind).display().to_string(),
+    }
+}
+
+fn acts(seen: &Seen<'_>) -> Acts {
+    let two_regions = seen.config.regions.len() > 1;
+    let instance = match seen.instance.state {
+        InstanceState::Serving => "the load balancer sends it requests",
+        InstanceState::Starting => "the load balancer does not send it requests yet",
+        InstanceState::Draining | InstanceState::Closed => {
+            "the load balancer stops sending it requests, unless no instance passes: then it sends to all"
+        }
+    };
+    let region = match (seen.region.state, two_regions) {
+        (RegionState::Open, true) => "Route 53 keeps this region's record",
+        (RegionState::Standby, _) => {
+            "Route 53 keeps this region's record, which it answers when the home region's fails"
+        }
+        (RegionState::Closed | RegionState::Fenced, true) => {
+            "Route 53 answers with the other region after its failure threshold"
+        }
+        (RegionState::Open, false) => {
+            "Route 53 if it checks this path; with one region there is nowhere to fail over to"
+        }
+        (RegionState::Closed | RegionState::Fenced, false) => {
+            "nobody useful: with one region there is nowhere to fail over to"
+        }
+    };
+    Acts {
+        instance: instance.to_owned(),
+        region: region.to_owned(),
+        promoted: "nobody: this version promotes and fences no region".to_owned(),
+        replacement: "nobody: this version marks no instance for replacement".to_owned(),
+    }
+}
+
+fn works(config: &Config) -> Vec<String> {
+    let mut watched = vec!["nginx"];
+    watched.extend(config.app.as_ref().map(|_| "app"));
+    let mut shared = Vec::new();
+    shared.extend(config.efs.as_ref().map(|_| "efs"));
+    shared.extend(config.database.as_ref().map(|_| "database"));
+    watched.extend(&shared);
+    watched.push("host");
+    let region = if shared.is_empty() {
+        "`/health/region` for Route 53: from whether anybody can serve, nothing else".to_owned()
+    } else {
+        format!("`/health/region` for Route 53: from {}, and whether anybody can serve", shared.join(" and "))
+    };
+    vec![format!("`/health/instance` for the load balancer: from {}", watched.join(", ")), region]
+}
+
+/// In the order in which to fix it.
+fn missing(config: &Config) -> Vec<Missing> {
+    let mut list = Vec::new();
+    let mut lacks = |what: &str, costs: &str, fix: &str| {
+        list.push(Missing { what: what.to_owned(), costs: costs.to_owned(), fix: fix.to_owned() });
+    };
+    if config.wiring.is_none() {
+        lacks(
+            "no configuration file is in force",
+            "built-in defaults apply: only nginx and the host are watched, and nobody looks whether nginx hands the health paths to the agent",
+            "edit /etc/dr-agent/agent.toml, then `dr-agent config check`",
+        );
+    }
+    let region_unknown = config.region.is_none() && !config.regions.is_empty();
+    if region_unknown {
+        lacks(
+            "the region of this instance is not known",
+            "the database's endpoint and the expected file system are not known either, so neither is checked",
+            "write its name to /etc/dr-agent/region, or allow the instance metadata service (hop limit, IMDSv2)",
+        );
+    }
+    if config.app.is_none() {
+        lacks(
+            "no [probe.app]",
+            "a site that fails behind a well nginx looks healthy",
+            "add the table, with the site's `host`",
+        );
+    }
+    if config.efs.is_none() {
+        lacks(
+            "no [probe.efs]",
+            "a shared mount that hangs or is not there is not seen",
+            "add the table, with the mount's `path`, if there is one",
+        );
+    }
+    if config.database.is_none() && !region_unknown {
+        lacks(
+            "no [probe.database]",
+            "a database that fails is not seen",
+            "add the table, with `user` and `password_file`, and the endpoint in [region.NAME]",
+        );
+    }
+    if config.regions.len() < 2 || config.database.is_none() {
+        lacks(
+            "with one region, or without a database, promotion and fencing are off",
+            "`/health/promoted` answers 503, and nothing takes over from another region",
+            "nothing to do if that is meant",
+        );
+    }
+    list
+}
+
+const fn domain_name(domain: Domain) -> &'static str {
+    match domain {
+        Domain::Local => "local",
+        Domain::Shared => "shared",
+        Domain::Undetermined => "undetermined",
+    }
+}
