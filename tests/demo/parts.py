@@ -1,9 +1,11 @@
 """The parts of the demo: starts, breaks, repairs, asks and takes down the real nginx, MariaDB, mount and agent."""
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -379,9 +381,14 @@ database = "127.0.0.1:{self.database_port}"
             subprocess.run([*tool, str(self.mount)], env=self.environment, capture_output=True, timeout=10, check=False)
         for name in list(self.running):
             self.stop(name)
-        deadline = time.monotonic() + 5
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for last in (False, True):
+            deadline = time.monotonic() + 5
+            while self.processes() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if not last:
+                for pid, _ in self.processes():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
         left = [f"process {pid}: {command}" for pid, command in self.processes()]
         if self.is_mounted():
             left.append(f"mount {self.mount}")

@@ -1,4 +1,4 @@
-//! The driver: asks one path in one of four ways and prints how many answers came and how long they took.
+//! The driver: asks one path in one of several ways and prints how many answers came and how long they took.
 //! Every answer must be a complete 200; anything else is counted as an error.
 
 use std::cell::RefCell;
@@ -24,6 +24,8 @@ pub enum Plan {
     Rate { per_second: usize, during: Duration },
     /// Opens so many connections, asks once on each, holds them all open for a moment, closes them.
     Burst { connections: usize },
+    /// So many connections that send a byte of their request now and then and never end it; the cut ones come again.
+    Slow { connections: usize, during: Duration },
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -127,6 +129,18 @@ async fn execute(driver: Rc<Driver>, plan: Plan) -> f64 {
                 }
             }
         }
+        Plan::Slow { connections, during } => {
+            for _ in 0..connections {
+                let driver = driver.clone();
+                tasks.spawn_local(async move {
+                    while began.elapsed() < during {
+                        // Being cut off is what it is for.
+                        drop(driver.dribble(began + during).await);
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                });
+            }
+        }
         Plan::Burst { connections } => {
             let close_at = began + Duration::from_secs(3);
             for _ in 0..connections {
@@ -169,6 +183,18 @@ impl Driver {
                 return;
             }
         }
+    }
+
+    async fn dribble(&self, until: Instant) -> io::Result<()> {
+        let mut stream = connect(&self.target).await?;
+        for byte in self.keep.as_bytes().iter().cycle() {
+            stream.write_all(&[*byte]).await?;
+            if Instant::now() > until {
+                break;
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+        Ok(())
     }
 
     async fn ask_anew(self: Rc<Self>, since: Instant) {

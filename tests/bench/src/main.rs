@@ -13,6 +13,7 @@ const USAGE: &str = "usage: serve ADDRESS:PORT SOCKET BODY-FILE
        load TARGET PATH new CONNECTIONS SECONDS
        load TARGET PATH rate PER-SECOND SECONDS
        load TARGET PATH burst CONNECTIONS
+       load TARGET PATH slow CONNECTIONS SECONDS
 TARGET is ADDRESS:PORT or the path of a unix socket. `load` prints one line of JSON.";
 
 fn main() -> ExitCode {
@@ -40,6 +41,7 @@ fn plan(kind: &str, number: &str, rest: &[&str]) -> Option<load::Plan> {
         "keep-alive" => load::Plan::KeepAlive { connections: number, during: seconds()? },
         "new" => load::Plan::New { connections: number, during: seconds()? },
         "rate" => load::Plan::Rate { per_second: number, during: seconds()? },
+        "slow" => load::Plan::Slow { connections: number, during: seconds()? },
         "burst" => load::Plan::Burst { connections: number },
         _ => return None,
     })
