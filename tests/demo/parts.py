@@ -79,7 +79,7 @@ class Demo:
         # nginx's workers and the database run under other names and must get in.
         self.scratch.chmod(0o755)
         self.mount = self.scratch / "efs"
-        self.freeze = self.scratch / "freeze"
+        self.mount_control = self.scratch / "mount-control"
         self.public_socket = self.scratch / "run-http/public.sock"
         self.port, self.peer_port, self.database_port = free_ports(3)
         self.running = {}  # name -> Popen
@@ -299,17 +299,19 @@ subjectAltName = IP:127.0.0.1, DNS:localhost
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             raise Failed("/dev/fuse cannot be opened, so there can be no stand-in mount: run the demo as root on a machine with FUSE")
         self.mount.mkdir()
-        self.start("mount", [ROOT / ".cache/venv/bin/python3", ROOT / "tests/hangfs.py", self.mount, self.freeze])
+        self.mount_control.mkdir()
+        self.start("mount", [ROOT / ".cache/venv/bin/python3", ROOT / "tests/hangfs.py", self.mount, self.mount_control])
         self.wait("the stand-in mount is there", 10, self.is_mounted)
+        (self.mount / ".dr-agent").mkdir(mode=0o770)
 
     def is_mounted(self):
         return any(line.split()[4] == str(self.mount) for line in open("/proc/self/mountinfo"))
 
     def freeze_mount(self):
-        self.freeze.touch()
+        (self.mount_control / "freeze").touch()
 
     def thaw_mount(self):
-        self.freeze.unlink(missing_ok=True)
+        (self.mount_control / "freeze").unlink(missing_ok=True)
 
     def start_agent(self):
         if not (self.scratch / "agent.toml").exists():
@@ -343,12 +345,23 @@ body = "The shop is open"
 
 [probe.efs]
 path = "{self.mount}"
-types = ["fuse"]
+types = ["fuse.hangfs"]
 
 [probe.database]
 user = "dr_agent"
 password_file = "{self.scratch}/database/password"
 tls_ca = "{self.scratch}/database/ca.pem"
+
+# This machine's own load is not the subject.
+[probe.host]
+paths = ["{self.scratch}"]
+low = "0%"
+full = "0%"
+pressure = "100%"
+
+[probe.wiring]
+interval = "5s"
+timeout = "2s"
 
 [region.{REGION}]
 database = "127.0.0.1:{self.database_port}"
@@ -373,7 +386,7 @@ database = "127.0.0.1:{self.database_port}"
         """Ends every part and removes the scratch folder; gives what is left nevertheless."""
         print(f"\n[{self.elapsed():5.1f} s] Taking everything down.", flush=True)
         # A thawed mount lets go of whoever waits on it.
-        self.freeze.unlink(missing_ok=True)
+        self.thaw_mount()
         for name in ("agent", "nginx", "database"):
             self.stop(name)
         if self.is_mounted():
