@@ -5,6 +5,7 @@
 //! is built anew.
 
 pub mod app;
+mod blocking;
 pub mod database;
 pub mod efs;
 pub mod exec;
@@ -26,7 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootTime;
-use crate::health::cause::Cause;
+use crate::health::cause::{Cause, Status};
 use crate::health::component::Schedule;
 use crate::observation::{Component, Facts, Finding, Observation, Outcome, Stages};
 use crate::snapshot::{Input, Pace};
@@ -115,6 +116,21 @@ pub async fn run<P: Probe>(
         // From the start of the last attempt; an attempt that overran is followed at once, never caught up with.
         next = (started + interval + phase.take().unwrap_or_default()).max(Instant::now());
     }
+}
+
+/// The outcome of an attempt that looked at several things: the cause of the worst finding, the details of all.
+///
+/// Something that could not be looked at outranks a crossed limit, which would count as "it works".
+fn worst(mut findings: Vec<Finding>) -> Outcome {
+    findings.sort_by_key(|finding| match finding.cause.row().status {
+        Status::Unhealthy => 0,
+        Status::Unknown | Status::Starting => 1,
+        Status::Degraded | Status::Healthy => 2,
+    });
+    let Some(worst) = findings.first() else { return Outcome::Pass };
+    let cause = worst.cause;
+    let details: Vec<_> = findings.into_iter().map(|finding| finding.detail).collect();
+    Outcome::Fail(Finding::new(cause, details.join("; ")))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -1,23 +1,241 @@
-//! EMPTY until its own commit: replaced whole by whoever owns this file.
+//! wiring: whether nginx hands the health paths to this agent, whether the fence holds while the gate is closed, and
+//! whether the markers on disk say what the agent says.
+//!
+//! The agent asks itself, from outside, through nginx, as the load balancer and Route 53 do. That nginx is down is not
+//! this probe's finding: the nginx component says it.
 
-use crate::observation::*;
-use crate::probes::Probe;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::{LOCATION, RETRY_AFTER};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::answer::Question;
+use crate::config::WiringProbe;
+use crate::health::cause::Cause;
+use crate::health::verdict::InstanceState;
+use crate::latches::Kind;
+use crate::observation::{Component, Finding, Outcome, Stages};
+use crate::probes::blocking::Lane;
+use crate::probes::http::{self, Address, Answer, Fault, Request};
+use crate::probes::{Probe, worst};
+use crate::snapshot::Snapshot;
+
+/// One answer through nginx: its 200 ms to connect and 500 ms to read, and some for a busy machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// How far behind the newest snapshot an answer may be. One is published after every observation, so that 60 are a few
+/// seconds at worst; another agent's answer is off by hours.
+const BEHIND: u64 = 60;
+
+/// Markers follow a snapshot within milliseconds. What differs for so long will not.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Looks at the markers, one at a time in this process.
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+
+/// The probe.
 #[derive(Debug)]
-pub struct Wiring;
-impl Probe for Wiring {
-    async fn attempt(&mut self, _s: &mut Stages) -> Outcome {
-        Outcome::Pass
+pub struct Wiring {
+    address: Address,
+    hosts: Vec<String>,
+    /// Where the markers are.
+    public: PathBuf,
+    snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
+}
+
+impl Wiring {
+    /// Without `snapshots`, as `dr-agent check` has none, generations and markers are not compared.
+    #[must_use]
+    pub fn new(probe: &WiringProbe, state_dir: &Path, snapshots: Option<watch::Receiver<Arc<Snapshot>>>) -> Self {
+        Self { address: probe.address.into(), hosts: probe.hosts.clone(), public: state_dir.join("public"), snapshots }
     }
-    async fn overdue(&mut self, _s: &Stages) -> Finding {
-        unreachable!()
+
+    /// Whether the gate is closed, and what is wrong with the markers.
+    async fn look_at_markers(&self) -> (bool, Option<Finding>) {
+        let mut finding = None;
+        let mut fenced = false;
+        for wait in [SETTLE, Duration::ZERO] {
+            // In this order: a marker may be behind the snapshot for a moment, and is looked at again then.
+            let wanted = self.snapshots.as_ref().map(|snapshots| wanted(&snapshots.borrow()));
+            let found = markers(self.public.clone()).await;
+            fenced = found.as_ref().is_ok_and(|found| found.contains("fenced"));
+            finding = match (found, wanted) {
+                (Ok(found), Some(wanted)) => compare(&found, &wanted),
+                (Ok(_), None) => None,
+                // No agent has run here yet.
+                (Err(error), None) if error.kind() == io::ErrorKind::NotFound => None,
+                (Err(error), _) => {
+                    let detail = format!("cannot read `{}`: {error}", self.public.display());
+                    Some(Finding::new(Cause::WiringMarker, detail))
+                }
+            };
+            if finding.is_none() {
+                break;
+            }
+            sleep(wait).await;
+        }
+        (fenced, finding)
+    }
+
+    /// Asks every public path with one Host; the first thing that is wrong.
+    async fn ask_as(&self, host: &str) -> Option<Finding> {
+        for question in Question::ALL {
+            let path = format!("/health/{}", question.name());
+            let before = self.generation();
+            let finding = match self.ask(host, &path).await {
+                Ok(answer) => judge(question, &answer, before.zip(self.generation())),
+                Err(finding) => Some(finding),
+            };
+            if let Some(Finding { cause, detail }) = finding {
+                return Some(Finding::new(cause, format!("`{path}` with Host `{host}`: {detail}")));
+            }
+        }
+        None
+    }
+
+    /// While the gate is closed a user's page must be the fence page.
+    async fn check_fence_as(&self, host: &str) -> Option<Finding> {
+        let answer = match self.ask(host, "/").await {
+            Ok(answer) if is_fence_page(&answer) => return None,
+            Ok(answer) => answer,
+            Err(finding) => return Some(finding),
+        };
+        // The gate may have opened in between.
+        let still = markers(self.public.clone()).await.is_ok_and(|found| found.contains("fenced"));
+        let detail = format!("`/` with Host `{host}`: {} instead of the fence page", answer.status);
+        still.then(|| Finding::new(Cause::WiringFenceOpen, detail))
+    }
+
+    async fn ask(&self, host: &str, path: &str) -> Result<Answer, Finding> {
+        let mut stages = Stages::default();
+        let exchange = http::exchange(&self.address, Request::get(host, path), &mut stages);
+        match timeout(ANSWER_LIMIT, exchange).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(match error.fault() {
+                // nginx hangs up on hosts it does not know (`return 444`).
+                Fault::Broken | Fault::Endless => Finding::new(Cause::WiringForeign, http::chain(&error)),
+                Fault::Refused | Fault::Unreachable | Fault::Asker => {
+                    Finding::new(Cause::CouldNotRun, format!("nginx does not answer: {}", http::chain(&error)))
+                }
+            }),
+            Err(_) => Err(Finding::new(Cause::CouldNotRun, "nginx does not answer in time")),
+        }
+    }
+
+    fn generation(&self) -> Option<u64> {
+        self.snapshots.as_ref().map(|snapshots| snapshots.borrow().generation)
     }
 }
-impl Wiring {
-    pub fn new(
-        _: &crate::config::WiringProbe,
-        _d: &std::path::Path,
-        _s: Option<tokio::sync::watch::Receiver<std::sync::Arc<crate::snapshot::Snapshot>>>,
-    ) -> Self {
-        Self
+
+impl Probe for Wiring {
+    async fn attempt(&mut self, stages: &mut Stages) -> Outcome {
+        stages.enter("markers");
+        let (fenced, finding) = self.look_at_markers().await;
+        let mut findings = Vec::from_iter(finding);
+        stages.enter("answers");
+        for host in &self.hosts {
+            let finding = self.ask_as(host).await;
+            let is_silent = finding.as_ref().is_some_and(|finding| finding.cause == Cause::CouldNotRun);
+            findings.extend(finding);
+            if is_silent {
+                // It will not be less so for another Host, and each costs its time.
+                return worst(findings);
+            }
+        }
+        if fenced {
+            stages.enter("fence");
+            for host in &self.hosts {
+                findings.extend(self.check_fence_as(host).await);
+            }
+        }
+        stages.leave();
+        worst(findings)
     }
+
+    async fn overdue(&mut self, stages: &Stages) -> Finding {
+        let detail = match stages.current() {
+            Some("markers") => format!("looking at `{}` hangs", self.public.display()),
+            _ => "nginx does not answer in time".to_owned(),
+        };
+        Finding::new(Cause::CouldNotRun, detail)
+    }
+}
+
+/// What is wrong with an answer to one of our own questions. `ours` are our generations before and after it.
+fn judge(question: Question, answer: &Answer, ours: Option<(u64, u64)>) -> Option<Finding> {
+    let status = answer.status;
+    if status.is_redirection() {
+        let to = answer.headers.get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()));
+        return Some(Finding::new(
+            Cause::WiringRedirect,
+            format!("{status} to {}", to.as_deref().unwrap_or("nowhere")),
+        ));
+    }
+    let foreign = |detail: String| Some(Finding::new(Cause::WiringForeign, detail));
+    let header = answer.headers.get("x-dr-agent").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match header.as_deref() {
+        None => return foreign(format!("{status} that is not the agent's")),
+        Some("absent") => return Some(Finding::new(Cause::WiringFallback, format!("{status} from the markers"))),
+        // The agent's last word; that its owner is stuck is for others to find.
+        Some("stale") => {}
+        Some(text) => match (text.parse::<u64>(), ours) {
+            (Err(_), _) => return foreign(format!("`X-Dr-Agent: {text}`")),
+            (Ok(theirs), Some((before, after))) if theirs > after || theirs.saturating_add(BEHIND) < before => {
+                return foreign(format!("generation {theirs}, but this agent is at {after}: another agent answers"));
+            }
+            (Ok(_), _) => {}
+        },
+    }
+    let start = format!(r#"{{"ok":{},"dr-agent":"{}""#, status == StatusCode::OK, question.name());
+    if answer.body.starts_with(start.as_bytes()) {
+        return None;
+    }
+    foreign(format!("{status} whose body does not begin with `{start}`"))
+}
+
+/// Only the fence answers 503 and says when to come back.
+fn is_fence_page(answer: &Answer) -> bool {
+    answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.headers.contains_key(RETRY_AFTER)
+}
+
+/// The markers that a snapshot asks for. `fenced` is not among them: it is the gate itself.
+fn wanted(snapshot: &Snapshot) -> BTreeSet<&'static str> {
+    let by_other_than_nginx = snapshot.instance.reasons.iter().any(|reason| reason.component != Component::Nginx);
+    let instance_closed = snapshot.instance.state == InstanceState::Closed && by_other_than_nginx;
+    [
+        ("region-closed", snapshot.region_closed),
+        ("instance-closed", instance_closed && snapshot.group.can_serve),
+        ("promoted", false),
+        ("draining", snapshot.latches.get(Kind::Drain).is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, on)| on.then_some(name))
+    .collect()
+}
+
+async fn markers(public: PathBuf) -> io::Result<BTreeSet<String>> {
+    let read = move || {
+        let entries = fs::read_dir(public)?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    LANE.run(read).await.map_err(io::Error::other).flatten()
+}
+
+fn compare(found: &BTreeSet<String>, wanted: &BTreeSet<&'static str>) -> Option<Finding> {
+    let wrong: Vec<_> = ["region-closed", "instance-closed", "promoted", "draining"]
+        .into_iter()
+        .filter_map(|name| match (found.contains(name), wanted.contains(name)) {
+            (true, false) => Some(format!("`{name}` is set and should not be")),
+            (false, true) => Some(format!("`{name}` is not set and should be")),
+            _ => None,
+        })
+        .collect();
+    (!wrong.is_empty()).then(|| Finding::new(Cause::WiringMarker, wrong.join(", ")))
 }

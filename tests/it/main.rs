@@ -9,3 +9,14 @@ mod config;
 mod support;
 // The decision core against its laws and against what happened to others.
 mod health;
+
+// The site through nginx, and what it may answer.
+mod app;
+// A custom program: trust, exit codes, output, deadline.
+mod exec;
+// Local disks, memory, pressure.
+mod host;
+// A real nginx in every state it can be in, and servers that no nginx would be.
+mod nginx;
+// What the agent sees of itself through nginx.
+mod wiring;

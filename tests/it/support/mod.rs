@@ -1,6 +1,9 @@
 //! Starts the real parts and takes them down again, also when a test fails.
 #![allow(dead_code, reason = "not every theme uses every helper")]
 
+pub mod nginx;
+pub mod tcp;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
