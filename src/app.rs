@@ -316,6 +316,7 @@ impl Running {
             state_dir: config.state_dir.clone(),
             boot: self.about.boot.clone(),
             file_name: identity::file_name(self.about.owner.instance.as_deref()),
+            region: config.region.clone(),
             snapshots: Some(self.snapshots.clone()),
         };
         let wanted: BTreeMap<_, _> = Spec::all(&config).into_iter().map(|spec| (spec.component(), spec)).collect();

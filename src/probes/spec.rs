@@ -37,6 +37,7 @@ pub struct Context {
     pub boot: String,
     /// Name of this machine's file on the shared mount.
     pub file_name: String,
+    pub region: Option<String>,
     /// The agent's own snapshots; `None` in `check`, which has none.
     pub snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
 }
@@ -173,12 +174,18 @@ impl Context {
             state_dir: config.state_dir.clone(),
             boot,
             file_name: crate::identity::file_name(instance),
+            region: config.region.clone(),
             snapshots: None,
         }
     }
 
     fn efs(&self) -> efs::Context {
-        efs::Context { state_dir: self.state_dir.clone(), instance: self.file_name.clone(), boot: self.boot.clone() }
+        efs::Context {
+            state_dir: self.state_dir.clone(),
+            instance: self.file_name.clone(),
+            boot: self.boot.clone(),
+            region: self.region.clone(),
+        }
     }
 }
 
