@@ -6,6 +6,8 @@
 // The configuration file, good and bad.
 mod config;
 
+/// The database probe against real MariaDB servers, and against servers that misbehave.
+mod database;
 mod support;
 // The decision core against its laws and against what happened to others.
 mod health;

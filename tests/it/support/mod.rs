@@ -3,6 +3,7 @@
 
 pub mod nginx;
 pub mod tcp;
+pub mod mariadb;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
