@@ -1,6 +1,7 @@
 //! The database probe against real MariaDB servers.
 
 mod misbehaving;
+mod mysql;
 
 use std::fs;
 use std::io::Read;

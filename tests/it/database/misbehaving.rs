@@ -168,9 +168,15 @@ fn attempts_that_are_dropped_leave_nothing() {
         // The one under way, and one that the script has yet to see closed.
         assert!(scripted.connections() <= 2, "{} connections", scripted.connections());
     }
-    drop(probed);
-    eventually("the connections end with the probe", || match scripted.connections() {
-        0 => Ok(()),
-        some => Err(some),
+    let Probed { runtime, probe, .. } = probed;
+    let tasks = || runtime.metrics().num_alive_tasks();
+    assert!(tasks() <= 4, "{} tasks", tasks());
+    runtime.block_on(async { drop(probe) });
+    eventually("the connections and tasks end with the probe", || {
+        runtime.block_on(tokio::task::yield_now());
+        match (scripted.connections(), tasks()) {
+            (0, 0) => Ok(()),
+            some => Err(format!("{some:?}")),
+        }
     });
 }
