@@ -182,3 +182,100 @@ pub async fn watch(state_dir: PathBuf, boot: String, inputs: mpsc::Sender<Input>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn latch(kind: Kind, until: Option<i64>) -> Latch {
+        let (reason, by) = ("disk swap".to_owned(), "uid 0".to_owned());
+        Latch { kind, reason, by, at: at(0), until: until.map(at), boot: BOOT.to_owned() }
+    }
+
+    /// The latches at a second, without any before.
+    fn fresh(dir: &Path, second: i64) -> (Vec<Latch>, usize) {
+        let (latches, errors) = read(dir, BOOT, at(second), &Latches::default());
+        (latches.iter().cloned().collect(), errors.len())
+    }
+
+    #[test]
+    fn a_latch_is_set_until_it_is_cleared_and_clearing_twice_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(fresh(dir.path(), 0), (vec![], 0));
+        clear(dir.path(), Kind::Drain).unwrap();
+        set(dir.path(), &latch(Kind::Drain, None)).unwrap();
+        set(dir.path(), &latch(Kind::Hold, None)).unwrap();
+        assert_eq!(fresh(dir.path(), 1_000_000), (vec![latch(Kind::Drain, None), latch(Kind::Hold, None)], 0));
+        let mode = fs::metadata(path(dir.path(), Kind::Drain)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644, "anybody may see who drained it");
+        clear(dir.path(), Kind::Drain).unwrap();
+        clear(dir.path(), Kind::Drain).unwrap();
+        assert_eq!(fresh(dir.path(), 0), (vec![latch(Kind::Hold, None)], 0));
+        // Root deletes the one named file.
+        fs::remove_file(path(dir.path(), Kind::Hold)).unwrap();
+        assert_eq!(fresh(dir.path(), 0), (vec![], 0));
+    }
+
+    #[test]
+    fn it_ends_at_its_time_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        set(dir.path(), &latch(Kind::Drain, Some(3_600))).unwrap();
+        for (second, in_force) in [(-1_000_000, true), (0, true), (3_599, true), (3_600, false), (1_000_000, false)] {
+            assert_eq!(fresh(dir.path(), second).0.len(), usize::from(in_force), "at {second}");
+        }
+    }
+
+    #[test]
+    fn a_start_in_the_future_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        set(dir.path(), &Latch { at: at(1_000_000), ..latch(Kind::Drain, None) }).unwrap();
+        assert_eq!(fresh(dir.path(), 0).0.len(), 1);
+    }
+
+    #[test]
+    fn another_boot_does_not_keep_it() {
+        let dir = tempfile::tempdir().unwrap();
+        set(dir.path(), &Latch { boot: "other".to_owned(), ..latch(Kind::Drain, None) }).unwrap();
+        assert_eq!(fresh(dir.path(), 0), (vec![], 0));
+    }
+
+    #[test]
+    fn an_unusable_file_latches_nothing_and_releases_nothing() {
+        let drain = path(Path::new(""), Kind::Drain);
+        let makers: [fn(&Path); 4] = [
+            |file| fs::write(file, b"").unwrap(),
+            |file| fs::write(file, b"{\"kind\":\"drain\"").unwrap(),
+            |file| fs::write(file, serde_json::to_vec(&latch(Kind::Hold, None)).unwrap()).unwrap(),
+            |file| fs::create_dir(file).unwrap(),
+        ];
+        for make in makers {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join(&drain);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            make(&file);
+            assert_eq!(fresh(dir.path(), 0), (vec![], 1));
+            for (until, second, in_force) in [(None, 0, true), (Some(60), 59, true), (Some(60), 60, false)] {
+                let before = Latches(vec![latch(Kind::Drain, until)]);
+                let (after, errors) = read(dir.path(), BOOT, at(second), &before);
+                assert_eq!(after.get(Kind::Drain).is_some(), in_force);
+                assert!(errors[0].to_string().contains("drain.json"), "{}", errors[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn it_cannot_be_set_where_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, b"x").unwrap();
+        assert!(set(&file, &latch(Kind::Drain, None)).is_err());
+        assert!(clear(&file, Kind::Drain).is_err());
+    }
+}

@@ -135,3 +135,132 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()
     file.persist(path)?;
     fs::File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn owner(instance: &str) -> Owner {
+        Owner {
+            deployment: "shop-prod".to_owned(),
+            instance: Some(instance.to_owned()),
+            region: Some("ap-south-1".to_owned()),
+        }
+    }
+
+    fn state() -> State {
+        State {
+            version: VERSION,
+            owner: owner("i-0123456789abcdef0"),
+            boot: "b".to_owned(),
+            ever_healthy: [("database".to_owned(), "db:3306".to_owned())].into(),
+            region_closed: true,
+            holds: [(HoldOn::Database, BootTime::from_boot(Duration::from_millis(1_234_567)))].into(),
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_nobody_else_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(load(dir.path(), &state().owner).unwrap().is_none());
+        save(dir.path(), &state()).unwrap();
+        save(dir.path(), &state()).unwrap();
+        assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
+        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(names(dir.path()), [FILE], "no temporary file stays");
+    }
+
+    #[test]
+    fn another_machines_state_is_set_aside() {
+        let strangers = [
+            owner("i-00000000000000000"),
+            Owner { region: Some("us-east-1".to_owned()), ..state().owner },
+            Owner { deployment: "shop-test".to_owned(), ..state().owner },
+        ];
+        for stranger in strangers {
+            let dir = tempfile::tempdir().unwrap();
+            save(dir.path(), &state()).unwrap();
+            assert!(
+                matches!(load(dir.path(), &stranger), Err(LoadError::Foreign { found, .. }) if found == state().owner)
+            );
+            assert_eq!(names(dir.path()), ["state.json.foreign"], "kept, for whoever wants to know");
+            assert!(load(dir.path(), &stranger).unwrap().is_none(), "the next start does not stumble over it");
+        }
+    }
+
+    #[test]
+    fn who_does_not_know_its_instance_takes_the_state_as_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &state()).unwrap();
+        let unknown = Owner { instance: None, region: None, ..state().owner };
+        assert_eq!(load(dir.path(), &unknown).unwrap(), Some(state()));
+    }
+
+    #[test]
+    fn a_damaged_or_half_written_file_is_moved_aside() {
+        let whole = serde_json::to_vec(&state()).unwrap();
+        let half = &whole[..whole.len() / 2];
+        let contents: [&[u8]; 7] =
+            [b"", b"{}", b"null", half, b"\xff\xfe\x00", b"[1,2]", br#"{"version":-1,"owner":{},"boot":""}"#];
+        for content in contents {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(FILE), content).unwrap();
+            let result = load(dir.path(), &state().owner);
+            assert!(matches!(result, Err(LoadError::Parse { .. })), "{content:?}: {result:?}");
+            assert_eq!(names(dir.path()), ["state.json.damaged"]);
+            save(dir.path(), &state()).unwrap();
+            assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_set_aside_and_additions_are_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut value = serde_json::to_value(state()).unwrap();
+        value["added_later"] = serde_json::json!({"x": 1});
+        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
+        assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
+        value["version"] = (VERSION + 1).into();
+        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
+        assert!(
+            matches!(load(dir.path(), &state().owner), Err(LoadError::Version { found, .. }) if found == VERSION + 1)
+        );
+        assert_eq!(names(dir.path()), ["state.json.newer"]);
+    }
+
+    #[test]
+    fn a_crash_in_the_middle_of_a_save_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &state()).unwrap();
+        fs::write(dir.path().join(".new-abc"), b"{\"version\": 1, \"own").unwrap();
+        assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, b"x").unwrap();
+        // Not even root can.
+        assert!(save(&file, &state()).is_err());
+        assert!(save(&dir.path().join("missing"), &state()).is_err());
+        assert!(matches!(load(&file, &state().owner), Err(LoadError::Read { .. })));
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_replaced_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(FILE).join("x")).unwrap();
+        assert!(save(dir.path(), &state()).is_err());
+        assert_eq!(names(dir.path()), [FILE]);
+    }
+}

@@ -290,4 +290,127 @@ mod tests {
             assert_eq!(row.replacement, OnReplacement::Never, "{}", row.name);
         }
     }
+
+    use Cause::*;
+
+    /// design.md 5.1, its cells as they stand there, with the causes that a row's first cell names.
+    const CONTRACT: &[(&[Cause], &str, &str, &str, &str)] = &[
+        (&[NginxRefused, NginxMasterGone], "unhealthy", "503", "capacity rule", "yes, after the repair ladder"),
+        (&[NginxTimeout, NginxBadStatus], "unhealthy", "503", "capacity rule", "after the ladder"),
+        (&[NginxForeignAnswer], "degraded, class `configuration`", "200", "no", "no"),
+        (
+            &[AppUnreachable, AppTimeout, AppBadStatus, AppBadAnswer, AppBodyMismatch],
+            "unhealthy",
+            "503 iff a peer passes",
+            "capacity rule",
+            "never",
+        ),
+        (
+            &[EfsNotMounted, EfsWrongSource, EfsHung],
+            "unhealthy",
+            "503 iff a peer passes",
+            "after hold, if no peer passes",
+            "LOCAL only",
+        ),
+        (&[EfsProxyGone], "unhealthy", "503", "-", "LOCAL, after remount ladder"),
+        (&[EfsStaleHandle], "degraded, re-open once", "200", "no", "no"),
+        (&[EfsReadOnly], "degraded, class `configuration` (hint: end the EFS replication)", "200", "no", "no"),
+        (
+            &[
+                EfsNoPermission,
+                EfsQuota,
+                EfsNoDirectory,
+                DatabaseNoSchema,
+                DatabaseAccessDenied,
+                DatabaseNoRight,
+                DatabaseUnknownHost,
+                DatabaseTls,
+                DatabaseNoPassword,
+            ],
+            "degraded, class `configuration`",
+            "200",
+            "no",
+            "no",
+        ),
+        (&[DatabaseTooMany, DatabaseHostBlocked, DatabaseSlow, DatabaseLag], "degraded", "200", "no", "no"),
+        (
+            &[DatabaseRefused, DatabaseTimeout, DatabaseUnreachable, DatabaseLost],
+            "unhealthy",
+            "503 iff a peer passes",
+            "after hold",
+            "LOCAL only",
+        ),
+        (&[DatabaseReadOnly], "unhealthy", "200", "by role (section 8)", "no"),
+        (&[DiskFull, DiskReadOnly], "unhealthy", "503", "capacity rule", "yes"),
+        (&[CouldNotRun], "unknown", "200", "holds", "no"),
+        (&[ExecCritical, MemoryPressure, IoPressure], "degraded", "200", "no", "no"),
+        (&[WiringFenceOpen, WiringMarker], "unhealthy", "503", "no", "never"),
+        (&[WiringRedirect, WiringFallback, WiringForeign, WiringHelper], "degraded", "200", "no", "no"),
+        // Not rows of 5.1: what sections 2 and 5 name beside it, and what the probes tell apart more finely.
+        (&[AppSlow, EfsSlow, DiskNearlyFull, Flapping], "degraded", "200", "no", "no"),
+        (&[ExecWarning, ExecTimeout], "degraded", "200", "no", "no"),
+        (&[ExecNotTrusted], "degraded, class `configuration`", "200", "no", "no"),
+        (&[EfsServerUnreachable, EfsIoError], "unhealthy", "503 iff a peer passes", "after hold", "LOCAL only"),
+        (&[DatabaseNotMysql, DatabaseError], "unhealthy", "503 iff a peer passes", "after hold", "LOCAL only"),
+        (&[DiskNoInodes], "unhealthy", "503", "capacity rule", "yes"),
+        (&[Stale], "unknown", "200", "holds", "no"),
+    ];
+
+    #[test]
+    fn the_table_is_the_contract() {
+        for &(causes, status, instance, region, replacement) in CONTRACT {
+            for row in causes.iter().map(|cause| cause.row()) {
+                let name = row.name;
+                assert_eq!(status.split(',').next(), Some(row.status.name()), "{name}: status");
+                let configuration = status.contains("`configuration`");
+                assert!(!configuration || row.class == Class::Configuration, "{name}: class");
+                let own_instance = match row.instance {
+                    OnInstance::Keeps => "200",
+                    OnInstance::Closes => "503",
+                    OnInstance::ClosesIfPeerPasses => "503 iff a peer passes",
+                };
+                assert_eq!(instance, own_instance, "{name}: instance");
+                let own_region: &[&str] = match row.region {
+                    OnRegion::Keeps => &["no", "-", "by role (section 8)"],
+                    OnRegion::Capacity => &["capacity rule"],
+                    OnRegion::AfterHold => &["after hold", "after hold, if no peer passes"],
+                    OnRegion::Holds => &["holds"],
+                };
+                assert!(own_region.contains(&region), "{name}: region");
+                let own_replacement: &[&str] = match row.replacement {
+                    OnReplacement::Never => &["no", "never"],
+                    OnReplacement::LocalOnly => &["LOCAL only"],
+                    // Section 7: LOCAL, or master gone.
+                    OnReplacement::AfterLadder => &["yes, after the repair ladder"],
+                    OnReplacement::LocalAfterLadder => {
+                        &["yes, after the repair ladder", "after the ladder", "LOCAL, after remount ladder"]
+                    }
+                    OnReplacement::Yes => &["yes"],
+                };
+                assert!(own_replacement.contains(&replacement), "{name}: replacement");
+            }
+        }
+        let listed: Vec<_> = CONTRACT.iter().flat_map(|(causes, ..)| causes.iter()).collect();
+        for row in TABLE {
+            assert_eq!(listed.iter().filter(|cause| ***cause == row.cause).count(), 1, "{} is listed once", row.name);
+        }
+    }
+
+    #[test]
+    fn only_a_master_that_is_gone_skips_attribution() {
+        let skips = |row: &&Row| row.replacement == OnReplacement::AfterLadder;
+        assert_eq!(TABLE.iter().filter(skips).map(|row| row.cause).collect::<Vec<_>>(), [NginxMasterGone]);
+    }
+
+    #[test]
+    fn every_cause_has_a_name_words_and_a_hint_of_its_own() {
+        let mut names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+        for row in TABLE {
+            assert!(row.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", row.name);
+            assert!(!row.words.is_empty() && !row.hint.is_empty(), "{}", row.name);
+        }
+    }
 }

@@ -3,3 +3,4 @@
 mod bench;
 mod component;
 mod doors;
+mod incidents;
