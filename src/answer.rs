@@ -161,8 +161,9 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         while excess > 0
             && let Some((name, status)) = body.components.pop()
         {
-            // `"name":"status",` at least.
-            excess = excess.saturating_sub(name.len() + status.name().len() + 6);
+            // `NAME:"status",` with the name as JSON writes it.
+            let name = serde_json::to_string(name).unwrap_or_default();
+            excess = excess.saturating_sub(name.len() + status.name().len() + 4);
         }
         text = body.render();
     }

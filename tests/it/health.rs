@@ -4,3 +4,4 @@ mod bench;
 mod component;
 mod doors;
 mod incidents;
+mod owner;

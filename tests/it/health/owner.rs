@@ -1,0 +1,487 @@
+//! The owner and the public answers: generations, reloads, history, state across restarts, words and sizes.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dr_agent::answer::{self, Answer, Question};
+use dr_agent::clock::BootTime;
+use dr_agent::config::{Config, DatabaseProbe, ExecProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress};
+use dr_agent::health::cause::{Cause, Status};
+use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
+use dr_agent::latches::{self, Kind, Latch, Latches};
+use dr_agent::observation::{Component, DatabaseFacts, Facts, Outcome};
+use dr_agent::snapshot::{About, Input, Owner, Pace, STALE_AFTER, Snapshot};
+use dr_agent::state::{self, State};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::bench::{at, observation, policy, schedule, secs};
+
+const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+
+/// nginx, a database and the host.
+pub fn config() -> Config {
+    let url = HttpUrl { text: "http://127.0.0.1/p".into(), host: "127.0.0.1".into(), port: 80, path: "/p".into() };
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Config {
+        deployment: "shop-test".into(),
+        home: None,
+        region: Some("ap-south-1".into()),
+        state_dir: PathBuf::from("/nonexistent"),
+        listen: Listen {
+            public: PublicAddress::Tcp(loopback),
+            peer: loopback,
+            control: PathBuf::from("/nonexistent/control.sock"),
+        },
+        nginx: NginxProbe { schedule: schedule(&Component::Nginx), url, pid_file: PathBuf::from("/nonexistent/pid") },
+        app: None,
+        efs: None,
+        database: Some(DatabaseProbe {
+            schedule: schedule(&Component::Database),
+            fresh_interval: secs(10),
+            fresh_timeout: secs(5),
+            host: "secret-host.example.com".into(),
+            port: 3306,
+            user: "dr_agent".into(),
+            password_file: None,
+            tls_ca: None,
+            latency_limit: secs(1),
+            lag_limit: secs(60),
+            writer_expected: true,
+        }),
+        host: HostProbe {
+            schedule: schedule(&Component::Host),
+            paths: vec![],
+            low_percent: 10.0,
+            full_percent: 2.0,
+            pressure_percent: 50.0,
+        },
+        wiring: None,
+        exec: BTreeMap::new(),
+        policy: policy(),
+        metrics_allow: vec![],
+        regions: BTreeMap::new(),
+    }
+}
+
+pub fn about() -> About {
+    let owner = state::Owner {
+        deployment: "shop-test".into(),
+        instance: Some("i-0123456789abcdef0".into()),
+        region: Some("ap-south-1".into()),
+    };
+    About { owner, boot: BOOT.into(), config_problems: vec![] }
+}
+
+/// An owner with a clock of its own.
+pub struct Agent {
+    pub owner: Owner,
+    pub now: BootTime,
+}
+
+impl Agent {
+    pub fn first(config: Config) -> Self {
+        Self::start(config, State::default(), Memory::default(), at(secs(1_000)))
+    }
+
+    pub fn start(config: Config, state: State, memory: Memory, now: BootTime) -> Self {
+        let owner = Owner::new(about(), Arc::new(config), state, memory, Latches::default(), false, vec![], now);
+        Self { owner, now }
+    }
+
+    pub fn take(&mut self, input: Input) {
+        self.owner.take(input, self.now);
+    }
+
+    /// One attempt; `None` when nobody wanted to know.
+    pub fn see(&mut self, component: &Component, cause: Option<Cause>, facts: Facts) -> Option<Pace> {
+        let mut seen = observation(component.clone(), self.now, Duration::ZERO, cause);
+        seen.facts = facts;
+        let (reply, mut pace) = oneshot::channel();
+        self.take(Input::Observed(seen, reply));
+        pace.try_recv().ok()
+    }
+
+    /// Every component is observed once, with one cause for all that fail.
+    pub fn see_all(&mut self, failing: &[(Component, Cause)]) -> Snapshot {
+        for component in [Component::Nginx, Component::Database, Component::Host] {
+            let cause = failing.iter().find(|(c, _)| *c == component).map(|(_, cause)| *cause);
+            self.see(&component, cause, Facts::None);
+        }
+        self.publish()
+    }
+
+    /// A second later.
+    pub fn publish(&mut self) -> Snapshot {
+        self.now = self.now + secs(1);
+        self.owner.publish(self.now, Timestamp::UNIX_EPOCH)
+    }
+
+    pub fn run(&mut self, seconds: u64, failing: &[(Component, Cause)]) -> Snapshot {
+        for _ in 1..seconds {
+            self.see_all(failing);
+        }
+        self.see_all(failing)
+    }
+}
+
+fn well() -> (Agent, Snapshot) {
+    let mut agent = Agent::first(config());
+    let snapshot = agent.run(5, &[]);
+    (agent, snapshot)
+}
+
+fn json(answer: &Answer) -> serde_json::Value {
+    serde_json::from_slice(&answer.body).expect("JSON")
+}
+
+/// State code and word.
+fn word(snapshot: &Snapshot, question: Question) -> (bool, String) {
+    let answer = answer::respond(snapshot, question, snapshot.taken);
+    (answer.ok, json(&answer)["status"].as_str().expect("a word").to_owned())
+}
+
+fn says(snapshot: &Snapshot, question: Question, ok: bool, expected: &str) {
+    assert_eq!(word(snapshot, question), (ok, expected.to_owned()), "{question:?}");
+}
+
+// ---- answers ----
+
+#[test]
+fn a_well_instance_passes() {
+    let (_, snapshot) = well();
+    says(&snapshot, Question::Live, true, "pass");
+    says(&snapshot, Question::Instance, true, "pass");
+    says(&snapshot, Question::Region, true, "pass");
+    says(&snapshot, Question::Promoted, false, "fail");
+    says(&snapshot, Question::Authority, true, "pass");
+}
+
+#[test]
+fn every_body_begins_as_documented_whatever_the_state() {
+    let (mut agent, fresh) = well();
+    let failing =
+        agent.run(300, &[(Component::Nginx, Cause::NginxRefused), (Component::Database, Cause::DatabaseLost)]);
+    for snapshot in [fresh, failing] {
+        for question in Question::ALL {
+            for age in [Duration::ZERO, secs(11), secs(1_000_000)] {
+                let answer = answer::respond(&snapshot, question, snapshot.taken + age);
+                let begin = format!("{{\"ok\":{},\"dr-agent\":\"{}\",\"status\":\"", answer.ok, question.name());
+                let text = std::str::from_utf8(&answer.body).expect("UTF-8");
+                assert!(text.starts_with(&begin), "{text}");
+                assert!(text.ends_with("}\n"));
+                assert_eq!(json(&answer)["ok"], answer.ok);
+            }
+        }
+    }
+}
+
+#[test]
+fn bodies_tell_names_and_statuses_and_no_host() {
+    let (mut agent, _) = well();
+    let snapshot = agent.run(300, &[(Component::Database, Cause::DatabaseLost)]);
+    for question in Question::ALL {
+        let answer = answer::respond(&snapshot, question, snapshot.taken);
+        let text = String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+        for secret in ["secret-host", "127.0.0.1", "3306", "by the bench", "i-0123456789abcdef0", "connection-lost"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        let components = serde_json::json!({"nginx": "healthy", "database": "unhealthy", "host": "healthy"});
+        assert_eq!(json(&answer)["components"], components);
+    }
+}
+
+#[test]
+fn degraded_unknown_starting_a_running_hold_or_a_wrong_file_warn() {
+    let (mut agent, _) = well();
+    let snapshot = agent.run(5, &[(Component::Database, Cause::DatabaseSlow)]);
+    says(&snapshot, Question::Instance, true, "warn");
+    says(&snapshot, Question::Region, true, "warn");
+
+    let (mut agent, _) = well();
+    agent.see(&Component::Database, Some(Cause::DatabaseRefused), Facts::None);
+    let snapshot = agent.publish();
+    assert!(snapshot.components.iter().all(|(c, _)| c.status == Status::Healthy));
+    says(&snapshot, Question::Instance, true, "pass");
+    says(&snapshot, Question::Region, true, "warn");
+
+    let (mut agent, _) = well();
+    agent.now = agent.now + secs(8);
+    let snapshot = agent.publish();
+    assert!(snapshot.components.iter().any(|(c, _)| c.status == Status::Unknown));
+    says(&snapshot, Question::Instance, true, "warn");
+
+    // The held word of an agent that has not looked yet.
+    let memory = Memory { same_boot: true, ..Memory::default() };
+    let snapshot = Agent::start(config(), State::default(), memory, at(secs(1))).publish();
+    says(&snapshot, Question::Instance, true, "warn");
+    says(&snapshot, Question::Region, true, "warn");
+
+    let (mut agent, _) = well();
+    let about = About { config_problems: vec!["line 3".into()], ..about() };
+    agent.take(Input::Reconfigured(Arc::new(config()), about));
+    let snapshot = agent.publish();
+    says(&snapshot, Question::Instance, true, "warn");
+}
+
+#[test]
+fn a_standby_passes_while_it_is_ready_and_warns_when_it_is_not() {
+    let mut config = config();
+    config.policy.standby = true;
+    let mut agent = Agent::first(config);
+    let snapshot = agent.run(5, &[]);
+    assert_eq!(snapshot.region.state, RegionState::Standby);
+    says(&snapshot, Question::Region, true, "pass");
+    let snapshot = agent.run(300, &[(Component::Database, Cause::DatabaseRefused)]);
+    says(&snapshot, Question::Region, true, "warn");
+}
+
+#[test]
+fn a_stuck_owner_answers_its_last_word_as_stale() {
+    let (mut agent, open) = well();
+    let closed = agent.run(300, &[(Component::Database, Cause::DatabaseLost), (Component::Nginx, Cause::NginxTimeout)]);
+    for (snapshot, ok, status) in [(&open, true, "warn"), (&closed, false, "fail")] {
+        for question in [Question::Instance, Question::Region] {
+            let edge = answer::respond(snapshot, question, snapshot.taken + STALE_AFTER);
+            assert_eq!(edge.generation, snapshot.generation.to_string().as_bytes());
+            let answer = answer::respond(snapshot, question, snapshot.taken + STALE_AFTER + Duration::from_nanos(1));
+            assert_eq!((answer.ok, &answer.generation[..]), (ok, &b"stale"[..]));
+            assert_eq!(json(&answer)["status"], status);
+        }
+        let live = answer::respond(snapshot, Question::Live, snapshot.taken + secs(11));
+        assert_eq!((live.ok, &live.generation[..]), (false, &b"stale"[..]));
+    }
+    // A clock that reads earlier than the snapshot is no stall.
+    assert!(answer::respond(&open, Question::Live, at(Duration::ZERO)).ok);
+}
+
+#[test]
+fn bodies_stay_under_5120_bytes_whatever_is_configured() {
+    for (count, plain) in [0, 1, 50, 100, 500, 2_000].into_iter().flat_map(|n| [(n, true), (n, false)]) {
+        let mut config = config();
+        config.exec = (0..count)
+            .map(|n| {
+                let name = if plain { format!("probe-{n:0>40}") } else { format!("\"{n:\"<6}") };
+                (name, ExecProbe { schedule: schedule(&Component::Host), command: vec!["/bin/true".into()] })
+            })
+            .collect();
+        let snapshot = Agent::first(config).publish();
+        assert_eq!(snapshot.components.len(), count + 3);
+        for question in Question::ALL {
+            for age in [Duration::ZERO, secs(20)] {
+                let answer = answer::respond(&snapshot, question, snapshot.taken + age);
+                assert!(answer.body.len() < 5_120, "{count}: {}", answer.body.len());
+                let components = json(&answer)["components"].as_object().expect("a map").clone();
+                assert!(components.contains_key("nginx") && components.contains_key("database"));
+                let whole = components.len() == count + 3;
+                assert!(whole || !plain || answer.body.len() > 5_000, "{count}: no more than it takes");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_role_is_what_the_newest_attempt_proved() {
+    let facts = || Facts::Database(DatabaseFacts { replica: Some(vec![]), ..DatabaseFacts::default() });
+    let role = |snapshot: &Snapshot| {
+        let answer = answer::respond(snapshot, Question::Authority, snapshot.taken);
+        json(&answer)["role"].as_str().expect("a role").to_owned()
+    };
+    let mut agent = Agent::first(config());
+    assert_eq!(role(&agent.publish()), "unreachable");
+    agent.see(&Component::Database, None, facts());
+    assert_eq!(role(&agent.publish()), "primary");
+    agent.see(&Component::Database, Some(Cause::DatabaseLost), Facts::None);
+    assert_eq!(role(&agent.publish()), "unreachable");
+    agent.see(&Component::Database, None, facts());
+    agent.see(&Component::Database, Some(Cause::DatabaseAccessDenied), Facts::None);
+    assert_eq!(role(&agent.publish()), "unreachable", "who may not log in has seen nothing");
+    agent.see(&Component::Database, None, facts());
+    agent.now = agent.now + secs(30);
+    assert_eq!(role(&agent.publish()), "unreachable", "nor has who looked long ago");
+}
+
+// ---- owner ----
+
+#[test]
+fn the_owner_says_how_soon_to_try_again_and_ignores_what_it_does_not_know() {
+    let (mut agent, _) = well();
+    assert_eq!(agent.see(&Component::Nginx, None, Facts::None), Some(Pace::Normal));
+    assert_eq!(agent.see(&Component::Nginx, Some(Cause::NginxRefused), Facts::None), Some(Pace::Fast));
+    assert_eq!(agent.see(&Component::Nginx, Some(Cause::NginxRefused), Facts::None), Some(Pace::Normal));
+    assert_eq!(agent.see(&Component::Efs, None, Facts::None), None);
+    assert_eq!(agent.publish().components.len(), 3);
+}
+
+#[test]
+fn draining_and_the_gate_are_inputs_like_others() {
+    let (mut agent, _) = well();
+    let dir = tempfile::tempdir().expect("a directory");
+    let until = None;
+    let drain = Latch {
+        kind: Kind::Drain,
+        reason: "r".into(),
+        by: "uid 0".into(),
+        at: Timestamp::UNIX_EPOCH,
+        until,
+        boot: BOOT.into(),
+    };
+    latches::set(dir.path(), &drain).expect("set");
+    let (drained, _) = latches::read(dir.path(), BOOT, Timestamp::UNIX_EPOCH, &Latches::default());
+    agent.take(Input::Latches(drained));
+    agent.take(Input::Gate { closed: true });
+    let snapshot = agent.publish();
+    assert_eq!((snapshot.instance.state, snapshot.region.state), (InstanceState::Draining, RegionState::Fenced));
+    says(&snapshot, Question::Instance, false, "fail");
+    says(&snapshot, Question::Region, false, "fail");
+    agent.take(Input::Latches(Latches::default()));
+    agent.take(Input::Gate { closed: false });
+    let snapshot = agent.publish();
+    assert_eq!((snapshot.instance.state, snapshot.region.state), (InstanceState::Serving, RegionState::Open));
+}
+
+#[test]
+fn a_reload_keeps_what_is_known_of_everything_that_did_not_change() {
+    let (mut agent, _) = well();
+    let before = agent.run(20, &[(Component::Database, Cause::DatabaseRefused)]);
+    let mut config = config();
+    config.nginx.url.text = "http://127.0.0.1:81/p".into();
+    if let Some(database) = &mut config.database {
+        database.schedule.interval = secs(3);
+        database.user = "other".into();
+    }
+    agent.take(Input::Reconfigured(Arc::new(config.clone()), about()));
+    let after = agent.publish();
+    let find = |snapshot: &Snapshot, component| {
+        snapshot.components.iter().map(|(c, _)| c.clone()).find(|c| c.component == component).expect("there")
+    };
+    let (old, new) = (find(&before, Component::Database), find(&after, Component::Database));
+    assert_eq!((old.status, old.since, old.failing_since), (new.status, new.since, new.failing_since));
+    assert_eq!(new.schedule.interval, secs(3));
+    assert_eq!(find(&after, Component::Nginx).status, Status::Starting, "another target is another thing");
+    assert_eq!((after.instance.state, &after.region.holds), (InstanceState::Serving, &before.region.holds));
+    config.database = None;
+    agent.take(Input::Reconfigured(Arc::new(config), about()));
+    let without = agent.publish();
+    assert_eq!((without.components.len(), without.region.holds.len()), (2, 0));
+}
+
+#[test]
+fn state_carries_the_incident_to_the_next_agent_of_this_boot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let failing = [(Component::Database, Cause::DatabaseRefused)];
+    let (mut agent, _) = well();
+    let before = agent.run(100, &failing);
+    state::save(dir.path(), &before.state).expect("save");
+    let next = |same_boot| {
+        let saved = state::load(dir.path(), &about().owner).expect("load").expect("saved");
+        assert_eq!(saved.boot, BOOT);
+        let (region_closed, holds) = (saved.region_closed, saved.holds.clone());
+        let memory = Memory { same_boot, instance_closed: false, region_closed, holds };
+        Agent::start(config(), saved, memory, before.taken)
+    };
+    let mut agent = next(true);
+    let first = agent.publish();
+    assert_eq!((&first.region.holds, first.region.state), (&before.region.holds, RegionState::Open));
+    let after = agent.run(60, &failing);
+    assert_eq!(after.region.state, RegionState::Closed);
+    assert_eq!(after.region.since, before.region.holds[0].due, "as if it had not been restarted");
+    state::save(dir.path(), &after.state).expect("save");
+    let mut agent = next(false);
+    let rebooted = agent.publish();
+    assert_eq!((rebooted.region.state, rebooted.region.holds.len()), (RegionState::Closed, 0));
+    assert_eq!(rebooted.instance.state, InstanceState::Starting);
+}
+
+#[test]
+fn what_was_healthy_on_one_target_says_nothing_of_another() {
+    let (_, snapshot) = well();
+    let memory = Memory { same_boot: true, ..Memory::default() };
+    let mut config = config();
+    if let Some(database) = &mut config.database {
+        database.port = 3307;
+    }
+    let mut agent = Agent::start(config, (*snapshot.state).clone(), memory, snapshot.taken);
+    let snapshot = agent.run(400, &[(Component::Database, Cause::DatabaseRefused)]);
+    assert_eq!(snapshot.region.state, RegionState::Open);
+    let ever = snapshot.state.ever_healthy.keys().collect::<Vec<_>>();
+    assert_eq!(ever, ["host", "nginx"]);
+}
+
+#[test]
+fn the_state_is_the_same_arc_while_nothing_changed() {
+    let (mut agent, first) = well();
+    let second = agent.see_all(&[]);
+    assert!(Arc::ptr_eq(&first.state, &second.state) && Arc::ptr_eq(&first.history, &second.history));
+    let third = agent.see_all(&[(Component::Database, Cause::DatabaseRefused)]);
+    assert!(!Arc::ptr_eq(&second.state, &third.state), "a hold began");
+}
+
+#[test]
+fn history_is_a_ring_that_keeps_the_newest() {
+    let (mut agent, _) = well();
+    let mut last = 0;
+    for _ in 0..500 {
+        // Long enough to be forgotten, so that everything becomes unknown and comes back.
+        agent.now = agent.now + secs(700);
+        agent.publish();
+        let snapshot = agent.run(3, &[]);
+        assert!(snapshot.history.len() <= 2_000);
+        let newest = snapshot.history.last().expect("an entry");
+        assert_eq!((newest.from.as_str(), newest.to.as_str()), ("unknown", "healthy"));
+        last = snapshot.history.len();
+    }
+    assert!(last >= 1_800, "{last}");
+    // One that was loaded too long is cut as well.
+    let (_, snapshot) = well();
+    let long = vec![snapshot.history[0].clone(); 9_000];
+    let config = Arc::new(config());
+    let memory = Memory::default();
+    let now = at(secs(5));
+    let owner = Owner::new(about(), config, State::default(), memory, Latches::default(), false, long, now);
+    let mut agent = Agent { owner, now };
+    assert!(agent.publish().history.len() <= 2_000);
+}
+
+#[test]
+fn transitions_are_counted_by_component_and_new_status() {
+    let (mut agent, _) = well();
+    for _ in 0..3 {
+        agent.run(3, &[(Component::Database, Cause::DatabaseRefused)]);
+        agent.run(13, &[]);
+    }
+    let snapshot = agent.publish();
+    let count = |status| snapshot.transitions.get(&("database".to_owned(), status)).copied().unwrap_or(0);
+    assert_eq!((count(Status::Unhealthy), count(Status::Healthy), count(Status::Degraded)), (3, 3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_publishes_after_every_input_and_every_second_and_ends_with_its_inputs() {
+    let mut agent = Agent::first(config());
+    let first = Arc::new(agent.publish());
+    let (inputs, inbox) = mpsc::channel(8);
+    let (publisher, mut snapshots) = watch::channel(first);
+    let owner = agent.owner.run(inbox, publisher);
+    let test = async move {
+        let began = tokio::time::Instant::now();
+        // The first tick is at once.
+        snapshots.wait_for(|s| s.generation >= 4).await.expect("published");
+        assert_eq!(began.elapsed(), secs(2), "without any input");
+        let before = snapshots.borrow().generation;
+        let (reply, pace) = oneshot::channel();
+        let observed = observation(Component::Nginx, BootTime::now(), Duration::ZERO, None);
+        assert!(matches!(observed.outcome, Outcome::Pass));
+        inputs.send(Input::Observed(observed, reply)).await.expect("the owner");
+        assert_eq!(pace.await, Ok(Pace::Normal));
+        let snapshot = snapshots.wait_for(|s| s.generation > before).await.expect("published").clone();
+        assert_eq!(snapshot.generation, before + 1);
+        assert_eq!(snapshot.components[0].0.status, Status::Healthy);
+        assert_eq!(began.elapsed(), secs(2), "at once");
+        drop(inputs);
+        assert!(snapshots.changed().await.is_err() || snapshots.changed().await.is_err());
+    };
+    tokio::join!(owner, test);
+}
