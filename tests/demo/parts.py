@@ -131,9 +131,8 @@ class Demo:
             raise Failed(f"`dr-agent {name}` ended with {code}, expected {' or '.join(map(str, expect))}")
 
     def show_agent_log(self):
-        log = self.scratch / "agent.log"
-        if log.exists():
-            print("The agent's last words:")
+        for log in sorted(self.scratch.glob("agent*.log")):
+            print(f"The last words in {log.name}:")
             print(*("  " + line for line in log.read_text(errors="replace").splitlines()[-20:]), sep="\n", flush=True)
 
     # Asking and waiting
