@@ -85,6 +85,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     pub components: Vec<(ComponentState, Option<Domain>)>,
     pub instance: InstanceVerdict,
+    /// The instance is closed since before this agent started, as its marker said.
+    pub instance_resumed: bool,
     pub region: RegionVerdict,
     /// The region's door by itself, the gate aside.
     pub region_closed: bool,
@@ -223,6 +225,7 @@ impl Owner {
             config: Arc::clone(&self.config),
             components,
             instance,
+            instance_resumed: self.doors.resumed(),
             region,
             region_closed: self.doors.region_closed(),
             gate_closed: self.gate_closed,

@@ -213,7 +213,7 @@ pub struct Doors {
     starting: bool,
     /// The components that keep the instance closed.
     closed_by: BTreeSet<Component>,
-    /// Resumed as closed: every component that could have closed it must be seen working.
+    /// Resumed as closed, and not open since: every component that could have closed it must be seen working.
     resumed: bool,
     region_closed: bool,
     holds: BTreeMap<HoldOn, BootTime>,
@@ -248,7 +248,7 @@ impl Doors {
             let waited = inputs.now.since(self.started) >= inputs.policy.start_limit;
             self.starting = !waited && inputs.components.iter().any(|c| c.status == Status::Starting);
         }
-        if std::mem::take(&mut self.resumed) {
+        if self.resumed && self.instance.is_none() {
             let could_close = inputs.components.iter().filter(|c| !matches!(c.component, Component::Exec(_)));
             self.closed_by.extend(could_close.map(|c| c.component.clone()));
         }
@@ -259,6 +259,7 @@ impl Doors {
             known.is_some_and(|c| !has_risen(c)) && !(*closer == Component::App && inputs.gate_closed)
         });
         self.closed_by.extend(inputs.components.iter().filter(|c| closes(c, inputs)).map(|c| c.component.clone()));
+        self.resumed &= !self.closed_by.is_empty();
         let reasons = inputs
             .components
             .iter()
@@ -347,6 +348,12 @@ impl Doors {
     #[must_use]
     pub const fn region_closed(&self) -> bool {
         self.region_closed
+    }
+
+    /// Whether the instance is closed since before this agent started, as its marker said.
+    #[must_use]
+    pub const fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// The running holds, for the state file.

@@ -1,56 +1,247 @@
-//! EMPTY until its own commit: replaced whole by whoever owns this file.
-use crate::clock::BootTime;
-use crate::snapshot::*;
-use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::sync::*;
-use tokio_util::sync::CancellationToken;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct BindError;
-#[derive(Debug)]
-pub struct Control {
-    pub state_dir: PathBuf,
-    pub boot: String,
-    pub inputs: mpsc::Sender<Input>,
+//! The three listeners: public (nginx asks, on a unix socket), peer (other instances and Prometheus ask, on TCP) and
+//! control (people on this machine ask, on a unix socket). Each has its own connections and its own limits.
+
+mod control;
+mod peer;
+mod public;
+mod server;
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+
+use crate::config::{Listen, PublicAddress};
+use crate::telemetry::ErrorChain;
+
+pub use control::Control;
+
+/// Connections that may wait to be accepted. The runtime's own default queues 128, and of 1,000 clients that come at
+/// once most would wait for a second or more.
+const BACKLOG: u32 = 1024;
+
+/// Whose members may use the control socket, beside root.
+const ADMINS: &str = "dr-agent-admin";
+
+/// Why a listener could not be bound.
+#[derive(Debug, Error)]
+pub enum BindError {
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        address: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error("another process already listens on `{0}`; is an agent running?")]
+    InUse(PathBuf),
+    #[error("`{0}` is in the way: it is not a socket")]
+    NotASocket(PathBuf),
 }
-#[derive(Debug)]
-pub struct P;
-#[derive(Debug)]
-pub struct Q;
-#[derive(Debug)]
-pub struct R;
+
+/// The bound listeners.
 #[derive(Debug)]
 pub struct Listeners {
-    pub public: P,
-    pub peer: Q,
-    pub control: R,
+    pub public: Public,
+    pub peer: Peer,
+    pub control: ControlSocket,
 }
+
+/// The public listener: [`Public::serve`] answers the five health paths and nothing else.
+#[derive(Debug)]
+pub enum Public {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+/// The peer listener: [`Peer::serve`] answers what other machines may ask.
+#[derive(Debug)]
+pub struct Peer(TcpListener);
+
+/// The control listener: [`ControlSocket::serve`] tells everything and takes orders. Who may connect, the kernel
+/// decides by the socket's mode.
+#[derive(Debug)]
+pub struct ControlSocket(UnixListener, PathBuf);
+
 impl Listeners {
-    pub fn bind(_l: &crate::config::Listen) -> Result<Self, BindError> {
-        Ok(Self { public: P, peer: Q, control: R })
+    /// Binds all three. To be called within the runtime; does not wait for anything.
+    ///
+    /// # Errors
+    /// When an address is taken or may not be used. What was bound before is closed again.
+    pub fn bind(listen: &Listen) -> Result<Self, BindError> {
+        let public = match &listen.public {
+            PublicAddress::Unix(path) => Public::Unix(bind_unix(path, 0o666)?, path.clone()),
+            PublicAddress::Tcp(address) => Public::Tcp(bind_tcp(*address)?),
+        };
+        let peer = Peer(bind_tcp(listen.peer)?);
+        let control = bind_unix(&listen.control, 0o660)?;
+        Ok(Self { public, peer, control: ControlSocket(control, listen.control.clone()) })
     }
+
+    /// Where they listen, as people write it.
+    #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        vec![]
+        let tcp = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string());
+        let public = match &self.public {
+            Public::Unix(_, path) => format!("unix:{}", path.display()),
+            Public::Tcp(listener) => tcp(listener),
+        };
+        vec![public, tcp(&self.peer.0), format!("unix:{}", self.control.1.display())]
     }
 }
-impl P {
-    pub async fn serve(self, _s: watch::Receiver<Arc<Snapshot>>, _t: watch::Sender<BootTime>, c: CancellationToken) {
-        c.cancelled().await
+
+fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
+    let failed = |error| BindError::Listen { address: format!("unix:{}", path.display()), error };
+    if let Some(dir) = path.parent() {
+        // An existing directory keeps its mode.
+        DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
+    }
+    remove_stale(path)?;
+    let socket = UnixSocket::new_stream().map_err(failed)?;
+    socket.bind(path).map_err(failed)?;
+    // Nobody can connect before `listen`, so nobody slips in under another mode.
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+    if mode == 0o660 {
+        hand_to_admins(path);
+    }
+    socket.listen(BACKLOG).map_err(failed)
+}
+
+/// Removes the socket file of an agent that is gone. One that is frozen still has its socket.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |error| BindError::Listen { address: format!("unix:{}", path.display()), error };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+    // Not blocking: the queue of a frozen process may be full, and connecting to it would wait for ever.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| failed(error.into()))?;
+    match connect(&probe, &address) {
+        Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(BindError::InUse(path.to_owned())),
+        Err(error) => Err(failed(error.into())),
     }
 }
-impl Q {
-    pub async fn serve(
-        self,
-        _s: watch::Receiver<Arc<Snapshot>>,
-        _t: Vec<crate::config::Network>,
-        c: CancellationToken,
-    ) {
-        c.cancelled().await
+
+/// Gives a socket to the admins' group. Where the directory hands its group down (setgid) that is done already; without
+/// the group, or without the right to give it away, root alone can use the socket.
+fn hand_to_admins(path: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let Some(group) = fs::read_to_string("/etc/group").ok().and_then(|text| group_id(&text, ADMINS)) else { return };
+    if fs::metadata(path).is_ok_and(|found| found.gid() == group) {
+        return;
+    }
+    if let Err(error) = chown(path, None, Some(group)) {
+        tracing::warn!(error = %ErrorChain(&error), "cannot give `{}` to the group {ADMINS}: {error}", path.display());
     }
 }
-impl R {
-    pub async fn serve(self, _s: watch::Receiver<Arc<Snapshot>>, _t: Control, c: CancellationToken) {
-        c.cancelled().await
+
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok())
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
+    match listen_tcp(address) {
+        // The machine has no IPv6: then all addresses are those of IPv4.
+        Err(error) if address.ip().is_unspecified() && address.is_ipv6() && lacks_ipv6(&error) => {
+            listen_tcp((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        result => result,
+    }
+    .map_err(|error| BindError::Listen { address: address.to_string(), error })
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if address.is_ipv6() {
+        // Both families, whatever the machine's default.
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A complete answer that must not be stored anywhere.
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\ndr-agent-admins:x:7:\ndr-agent-admin:x:848:ann,bob\n";
+        assert_eq!(group_id(groups, ADMINS), Some(848));
+        assert_eq!(group_id("dr-agent:x:848:\n", ADMINS), None);
+    }
+
+    fn listen(dir: &Path) -> Listen {
+        Listen {
+            public: PublicAddress::Unix(dir.join("http/public.sock")),
+            peer: "[::]:0".parse().unwrap(),
+            control: dir.join("control.sock"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_agents_sockets_are_taken_over_and_a_living_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = listen(dir.path());
+        let first = Listeners::bind(&listen).unwrap();
+        assert!(matches!(Listeners::bind(&listen), Err(BindError::InUse(_))));
+        drop(first);
+        let second = Listeners::bind(&listen).unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("http/public.sock"), 0o666);
+        assert_eq!(mode("control.sock"), 0o660);
+        assert_eq!(second.addresses().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("control.sock"), "precious").unwrap();
+        assert!(matches!(Listeners::bind(&listen(dir.path())), Err(BindError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(dir.path().join("control.sock")).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_both_families_reach_the_peer_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let listeners = Listeners::bind(&listen(dir.path())).unwrap();
+        let port = listeners.peer.0.local_addr().unwrap().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        if Path::new("/proc/net/if_inet6").exists() {
+            std::net::TcpStream::connect(("::1", port)).unwrap();
+        }
     }
 }

@@ -201,6 +201,11 @@ pub fn latches_changed(before: &Latches, after: &Latches) {
     }
 }
 
+/// Somebody ordered over the control socket to set or clear a latch. What came of it is [`latches_changed`].
+pub fn latch_ordered(kind: Kind, verb: &str, uid: Option<u32>, by: &str) {
+    info!(latch = kind.name(), uid, by, "{by} asks to {verb} {}", kind.name());
+}
+
 /// A latch file cannot be read; it latches nothing.
 pub fn latch_unreadable(error: &io::Error) {
     warn!(message_id = LATCH_UNREADABLE, error = %ErrorChain(error), "a latch file cannot be read, so it has no effect");

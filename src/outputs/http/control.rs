@@ -1,0 +1,400 @@
+//! The control socket, in JSON: `GET /status`, `GET /history?since=TIME&until=TIME` (RFC 3339), and the latches:
+//! `PUT /latch/drain` and `/latch/hold` with `{"reason": TEXT, "seconds": N, "force": BOOL}`, `DELETE` of the same.
+//!
+//! `seconds` left out is an hour for a drain and no end for a hold; `null` is until the machine reboots. Answers other
+//! than 200 are `{"error": TEXT, "hint": TEXT}`; 409 is an order that may not be carried out, 503 one that could not.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::service::Service;
+use hyper::{Method, Request, Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::server::{Limits, serve};
+use super::{ControlSocket, JSON, answer};
+use crate::clock::{self, BootTime};
+use crate::latches::{self, Kind, Latch, Latches};
+use crate::report::Report;
+use crate::snapshot::{HistoryEntry, Input, Snapshot};
+use crate::telemetry::{ErrorChain, event};
+
+/// People and their scripts.
+const CONNECTIONS: usize = 32;
+
+/// Longer than all limits of an order together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A reason is a sentence.
+const LONGEST_BODY: usize = 8 * 1024;
+
+const BODY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Writing a latch file. A healthy disk takes milliseconds.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The owner turns at once.
+const EFFECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// A drain ends by itself, so that a forgotten one does not outlive its reason.
+const DRAIN: Duration = Duration::from_secs(60 * 60);
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What orders need.
+#[derive(Debug)]
+pub struct Control {
+    pub state_dir: PathBuf,
+    /// The kernel's id of this boot, which latches end with.
+    pub boot: String,
+    pub inputs: mpsc::Sender<Input>,
+}
+
+impl ControlSocket {
+    /// Answers until `cancelled`.
+    pub async fn serve(
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        control: Control,
+        cancelled: CancellationToken,
+    ) {
+        let shared = Arc::new(Shared { snapshots, control, writing: Arc::new(Semaphore::new(1)) });
+        let service = |stream: &UnixStream| {
+            let uid = stream.peer_cred().map(|asker| asker.uid()).ok();
+            Orders { shared: Arc::clone(&shared), uid }
+        };
+        serve(self.0, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
+    }
+}
+
+struct Shared {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    control: Control,
+    /// One write at a time, also one that hangs: a dead disk costs one thread.
+    writing: Arc<Semaphore>,
+}
+
+/// Serves one connection; `uid` is who is at its other end, by the kernel's word.
+struct Orders {
+    shared: Arc<Shared>,
+    uid: Option<u32>,
+}
+
+impl Service<Request<Incoming>> for Orders {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (shared, uid) = (Arc::clone(&self.shared), self.uid);
+        Box::pin(async move { Ok(shared.answer(request, uid).await.unwrap_or_else(Refusal::into_response)) })
+    }
+}
+
+/// The body of `PUT /latch/KIND`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    reason: String,
+    /// Left out, `null`, or a number.
+    #[serde(default, deserialize_with = "present")]
+    seconds: Option<Option<u64>>,
+    #[serde(default)]
+    force: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    /// The latch as it now stands; `null` when it was cleared.
+    latch: Option<Latch>,
+    /// Other instances that answer healthy, when the agent knows.
+    others: Option<usize>,
+}
+
+/// Why an order is not carried out.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    status: StatusCode,
+    error: String,
+    hint: &'static str,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, error: impl Into<String>, hint: &'static str) -> Self {
+        Self { status, error: error.into(), hint }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let body = serde_json::json!({ "error": self.error, "hint": self.hint });
+        let mut response = answer(self.status, JSON, format!("{body}\n"));
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // The hint is the list.
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(self.hint));
+        }
+        response
+    }
+}
+
+impl Shared {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        uid: Option<u32>,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let only = |methods| Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", methods);
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/status" if is_get => json(&Report::live(&self.snapshot(), BootTime::now())),
+            "/history" if is_get => {
+                let (since, until) = window(request.uri().query().unwrap_or_default())?;
+                let snapshot = self.snapshot();
+                let in_window = |entry: &&HistoryEntry| {
+                    since.is_none_or(|since| since <= entry.at) && until.is_none_or(|until| entry.at <= until)
+                };
+                json(&snapshot.history.iter().filter(in_window).collect::<Vec<_>>())
+            }
+            "/status" | "/history" => Err(only("GET, HEAD")),
+            path => {
+                let kind = path.strip_prefix("/latch/");
+                let Some(kind) = kind.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)) else {
+                    return Err(Refusal::new(StatusCode::NOT_FOUND, "no such path", "see `dr-agent --help`"));
+                };
+                match *request.method() {
+                    Method::PUT => self.set(kind, &body(request).await?, uid).await,
+                    Method::DELETE => self.clear(kind, uid).await,
+                    _ => Err(only("PUT, DELETE")),
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    async fn set(&self, kind: Kind, body: &[u8], uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let order = serde_json::from_slice::<Order>(body)
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "use the `dr-agent` command"))?;
+        let others = healthy_others(&self.snapshot());
+        let latch = plan(kind, order, others, &self.control.boot, clock::wall())?;
+        let dir = self.control.state_dir.clone();
+        let latches = self
+            .write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch }))
+            .await?;
+        let latch = latches.get(kind).cloned();
+        self.put_in_force(kind, latches).await?;
+        json(&Done { latch, others: Some(others) })
+    }
+
+    async fn clear(&self, kind: Kind, uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let dir = self.control.state_dir.clone();
+        let latches = self.write(kind, uid, "clear", move |_| latches::clear(&dir, kind)).await?;
+        self.put_in_force(kind, latches).await?;
+        json(&Done { latch: None, others: Some(healthy_others(&self.snapshot())) })
+    }
+
+    /// Changes the files off the runtime, for whoever `uid` is, and reads them back.
+    async fn write(
+        &self,
+        kind: Kind,
+        uid: Option<u32>,
+        verb: &'static str,
+        change: impl FnOnce(&str) -> io::Result<()> + Send + 'static,
+    ) -> Result<Latches, Refusal> {
+        let failed = |error| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "is the disk of the state directory full or hung?")
+        };
+        let slow = || failed(format!("the latch could not be written within {} s", WRITE_LIMIT.as_secs()));
+        let (dir, boot) = (self.control.state_dir.clone(), self.control.boot.clone());
+        let before = self.snapshot().latches.clone();
+        let writing = Arc::clone(&self.writing);
+        let work = async move {
+            let Ok(turn) = writing.acquire_owned().await else { return Ok(Latches::default()) };
+            let write = move || {
+                let _turn = turn;
+                let by = who(uid);
+                event::latch_ordered(kind, verb, uid, &by);
+                change(&by).map(|()| latches::read(&dir, &boot, clock::wall(), &before).0)
+            };
+            spawn_blocking(write).await.map_err(io::Error::other).flatten()
+        };
+        match timeout(WRITE_LIMIT, work).await {
+            Ok(result) => result.map_err(|error| failed(format!("cannot write the latch: {}", ErrorChain(&error)))),
+            Err(_) => Err(slow()),
+        }
+    }
+
+    /// Gives the latches to the owner and waits until the answers obey them.
+    async fn put_in_force(&self, kind: Kind, latches: Latches) -> Result<(), Refusal> {
+        let mut snapshots = self.snapshots.clone();
+        let effect = async {
+            let wanted = latches.get(kind).cloned();
+            // Without an owner the agent is ending; the file stays.
+            drop(self.control.inputs.send(Input::Latches(latches)).await);
+            drop(snapshots.wait_for(|snapshot| snapshot.latches.get(kind) == wanted.as_ref()).await);
+        };
+        timeout(EFFECT_LIMIT, effect).await.map_err(|_| {
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the latch is written, but not yet in force",
+                "see `dr-agent status`",
+            )
+        })
+    }
+}
+
+/// The latch that an order asks for, if it may be set.
+fn plan(kind: Kind, order: Order, others: usize, boot: &str, at: Timestamp) -> Result<Latch, Refusal> {
+    let refuse = |error: &str, hint| Err(Refusal::new(StatusCode::CONFLICT, error, hint));
+    let reason = order.reason.trim();
+    if reason.is_empty() {
+        return refuse("a reason is needed", "say why, for whoever finds it: `--reason TEXT`");
+    }
+    let span = match (kind, order.seconds) {
+        (_, Some(seconds)) => seconds.map(Duration::from_secs),
+        (Kind::Drain, None) => Some(DRAIN),
+        (Kind::Hold, None) => None,
+    };
+    if span == Some(Duration::ZERO) {
+        return refuse("it would end at once", "say how long: `--for 1h`");
+    }
+    if kind == Kind::Drain && span.is_some_and(|span| span > LONGEST_DRAIN) {
+        return refuse("a drain lasts at most 24 h", "drain for less, or take the instance out of its group");
+    }
+    if kind == Kind::Drain && others == 0 && !order.force {
+        return refuse(
+            "no other instance is known to be healthy: the load balancer would send all requests here none the less",
+            "`--force` drains it anyway",
+        );
+    }
+    let end = |span: Duration| at.checked_add(SignedDuration::try_from(span)?);
+    let Ok(until) = span.map(end).transpose() else {
+        return refuse("that is longer than time", "leave the end open, or name one that will come");
+    };
+    Ok(Latch { kind, reason: reason.to_owned(), by: String::new(), at, until, boot: boot.to_owned() })
+}
+
+/// Other instances that are known to be able to serve: whether there is one is all that a snapshot says.
+fn healthy_others(snapshot: &Snapshot) -> usize {
+    usize::from(snapshot.group.can_serve)
+}
+
+async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let refuse = |error: &str| Refusal::new(StatusCode::BAD_REQUEST, error, "use the `dr-agent` command");
+    match timeout(BODY_LIMIT, Limited::new(request.into_body(), LONGEST_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(refuse("the body is incomplete or longer than 8 KiB")),
+        Err(_) => Err(refuse("the body did not come in time")),
+    }
+}
+
+/// The bounds in a query string; both are included.
+fn window(query: &str) -> Result<(Option<Timestamp>, Option<Timestamp>), Refusal> {
+    let (mut since, mut until) = (None, None);
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let bound = match name {
+            "since" => &mut since,
+            "until" => &mut until,
+            _ => continue,
+        };
+        let value = value.replace("%3A", ":").replace("%3a", ":").replace("%2B", "+").replace("%2b", "+");
+        let parsed = value.parse().map_err(|error: jiff::Error| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("`{name}`: {error}"),
+                "a time is written like 2026-11-25T03:00:00Z",
+            )
+        })?;
+        *bound = Some(parsed);
+    }
+    Ok((since, until))
+}
+
+/// The user's name, or its number.
+fn who(uid: Option<u32>) -> String {
+    let Some(uid) = uid else { return "somebody".to_owned() };
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    user_name(&users, uid).map_or_else(|| format!("uid {uid}"), str::to_owned)
+}
+
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+        (number.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<Response<Full<Bytes>>, Refusal> {
+    let mut text = serde_json::to_vec(value)
+        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), "this is a bug"))?;
+    text.push(b'\n');
+    Ok(answer(StatusCode::OK, JSON, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: &str = "2026-11-25T03:00:00Z";
+
+    fn planned(kind: Kind, body: &str, others: usize) -> Result<Latch, (u16, String)> {
+        let order = serde_json::from_str(body).unwrap();
+        plan(kind, order, others, "boot", AT.parse().unwrap()).map_err(|refusal| (refusal.status.as_u16(), refusal.error))
+    }
+
+    #[test]
+    fn a_drain_ends_by_itself_and_takes_at_most_a_day() {
+        let until = |body, kind| planned(kind, body, 1).unwrap().until.map(|until| until.to_string());
+        assert_eq!(until(r#"{"reason":"x"}"#, Kind::Drain).as_deref(), Some("2026-11-25T04:00:00Z"));
+        assert_eq!(until(r#"{"reason":"x","seconds":60}"#, Kind::Drain).as_deref(), Some("2026-11-25T03:01:00Z"));
+        assert_eq!(until(r#"{"reason":"x","seconds":null}"#, Kind::Drain), None);
+        assert_eq!(until(r#"{"reason":"x"}"#, Kind::Hold), None);
+        assert_eq!(planned(Kind::Drain, r#"{"reason":"x","seconds":86401}"#, 1).unwrap_err().0, 409);
+        assert!(planned(Kind::Drain, r#"{"reason":"x","seconds":86400}"#, 1).is_ok());
+        assert!(planned(Kind::Hold, r#"{"reason":"x","seconds":86401}"#, 0).is_ok());
+        let absurd = format!(r#"{{"reason":"x","seconds":{}}}"#, u64::MAX);
+        assert_eq!(planned(Kind::Hold, &absurd, 0).unwrap_err().0, 409);
+        assert_eq!(planned(Kind::Hold, r#"{"reason":" "}"#, 0).unwrap_err().0, 409);
+        assert_eq!(planned(Kind::Hold, r#"{"reason":"x","seconds":0}"#, 0).unwrap_err().0, 409);
+    }
+
+    #[test]
+    fn the_last_instance_is_drained_only_by_force() {
+        assert_eq!(planned(Kind::Drain, r#"{"reason":"x"}"#, 0).unwrap_err().0, 409);
+        assert!(planned(Kind::Drain, r#"{"reason":"x","force":true}"#, 0).is_ok());
+        assert!(planned(Kind::Hold, r#"{"reason":"x"}"#, 0).is_ok());
+    }
+
+    #[test]
+    fn a_window_may_be_written_with_escapes() {
+        let (since, until) = window("since=2026-11-25T03%3A00%3A00%2B05:30&x=y").unwrap();
+        assert_eq!(since.unwrap().to_string(), "2026-11-24T21:30:00Z");
+        assert_eq!(until, None);
+        assert_eq!(window("until=yesterday").unwrap_err().status, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn a_user_is_named() {
+        assert_eq!(user_name("root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n", 1000), Some("ann"));
+        assert_eq!(user_name("root:x:0:0::/root:/bin/sh\n", 100), None);
+    }
+}

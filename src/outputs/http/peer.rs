@@ -1,0 +1,138 @@
+//! The peer listener: what other machines may ask. Today that is `/metrics`, from loopback and the configured networks.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue, VIA};
+use hyper::service::Service;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::server::{Limits, serve};
+use super::{Peer, TEXT, answer};
+use crate::clock::BootTime;
+use crate::config::Network;
+use crate::outputs::metrics;
+use crate::snapshot::Snapshot;
+
+/// A group asks 20 times a second at most, and each question is over in milliseconds.
+const CONNECTIONS: usize = 128;
+
+/// A scraper that keeps its connection comes back within a minute or connects anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Peer {
+    /// Answers until `cancelled`. `allow`: who may read the metrics beside loopback.
+    pub async fn serve(
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        allow: Vec<Network>,
+        cancelled: CancellationToken,
+    ) {
+        let service = |stream: &TcpStream| {
+            let asker = stream.peer_addr().ok().map(|address| address.ip());
+            Answers { snapshots: snapshots.clone(), may_read: asker.is_some_and(|ip| may_read(&allow, ip)) }
+        };
+        serve(self.0, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
+    }
+}
+
+/// Answers one connection.
+struct Answers {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    may_read: bool,
+}
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        ready(Ok(self.answer(&request)))
+    }
+}
+
+impl Answers {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        // A web server that hands requests on from anywhere connects from loopback.
+        let proxied = ["x-forwarded-for", "forwarded", VIA.as_str()];
+        if proxied.iter().any(|name| request.headers().contains_key(*name)) {
+            return answer(StatusCode::FORBIDDEN, TEXT, "not through a proxy\n");
+        }
+        if request.uri().path() != "/metrics" {
+            return answer(StatusCode::NOT_FOUND, TEXT, "not found\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        if !self.may_read {
+            return answer(StatusCode::FORBIDDEN, TEXT, "this address is not in `metrics.allow`\n");
+        }
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        answer(StatusCode::OK, METRICS, metrics::page(&snapshot, BootTime::now()))
+    }
+}
+
+fn may_read(allow: &[Network], asker: IpAddr) -> bool {
+    let asker = asker.to_canonical();
+    asker.is_loopback() || allow.iter().any(|network| contains(network, asker))
+}
+
+/// Whether `address`, which is canonical, lies in `network`, however that is written.
+fn contains(network: &Network, address: IpAddr) -> bool {
+    match (network.address, address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix.min(32))).unwrap_or(0);
+            (u32::from(base) ^ u32::from(address)) & mask == 0
+        }
+        (IpAddr::V6(base), address) => {
+            let address = match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            };
+            let mask = u128::MAX.checked_shl(128 - u32::from(network.prefix.min(128))).unwrap_or(0);
+            (u128::from(base) ^ u128::from(address)) & mask == 0
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(address: &str, prefix: u8) -> Network {
+        Network { address: address.parse().unwrap(), prefix }
+    }
+
+    #[test]
+    fn networks_are_compared_bit_by_bit_and_mapped_addresses_as_what_they_are() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ten = [network("10.0.0.0", 8)];
+        assert!(may_read(&ten, ip("10.255.0.1")));
+        assert!(may_read(&ten, ip("::ffff:10.1.2.3")));
+        assert!(!may_read(&ten, ip("11.0.0.1")));
+        assert!(!may_read(&ten, ip("a00::1")));
+        assert!(may_read(&[], ip("127.0.0.1")) && may_read(&[], ip("::1")) && may_read(&[], ip("::ffff:127.0.0.9")));
+        assert!(!may_read(&[], ip("10.0.0.1")));
+        assert!(may_read(&[network("0.0.0.0", 0)], ip("203.0.113.9")));
+        assert!(!may_read(&[network("0.0.0.0", 0)], ip("2001:db8::1")));
+        assert!(may_read(&[network("::", 0)], ip("2001:db8::1")));
+        assert!(may_read(&[network("::ffff:10.0.0.0", 104)], ip("10.9.9.9")));
+        assert!(!may_read(&[network("10.0.0.7", 32)], ip("10.0.0.6")));
+        assert!(may_read(&[network("2001:db8::", 32)], ip("2001:db8:1::1")));
+    }
+}
