@@ -243,3 +243,50 @@ where
         answer = drive => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_asked_as_tcp_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"{}") {
+                assert!(stream.read_buf(&mut asked).await.unwrap() > 0, "the request ends early");
+            }
+            stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
+            String::from_utf8(asked).unwrap()
+        };
+        let request = Request { method: Method::POST, body: "{}".into(), keep: 4, ..Request::get("agent", "/drain") };
+        let address = Address::Unix(path);
+        let mut stages = Stages::default();
+        let (asked, answer) = tokio::join!(serve, exchange(&address, request, &mut stages));
+        assert!(asked.starts_with("POST /drain HTTP/1.1\r\nhost: agent\r\n"), "{asked}");
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, &*answer.body), (StatusCode::CREATED, &b"hell"[..]), "it keeps what was asked for");
+    }
+
+    #[tokio::test]
+    async fn nobody_at_a_socket_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("control.sock"));
+        let error = exchange(&address, Request::get("agent", "/"), &mut Stages::default()).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Refused);
+        assert_eq!(chain(&error), "cannot connect: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn a_host_header_names_a_port_that_is_not_the_usual_one() {
+        let url = |host: &str, port| HttpUrl { text: String::new(), host: host.to_owned(), port, path: "/".to_owned() };
+        assert_eq!(host_header(&url("127.0.0.1", 80)), "127.0.0.1");
+        assert_eq!(host_header(&url("::1", 8080)), "[::1]:8080");
+    }
+}

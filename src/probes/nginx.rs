@@ -20,10 +20,6 @@ use crate::probes::http::{self, Address, Answer, Fault, Request};
 /// What the probe page says. `packaging/nginx` holds the other copy.
 pub const PAGE: &[u8] = b"dr-agent nginx\n";
 
-/// What one look at the master may add to an attempt, of which a refused one makes three within its second. It takes
-/// microseconds, unless a disk hangs.
-const LOOK_LIMIT: Duration = Duration::from_millis(250);
-
 /// Looks at files, one at a time.
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
@@ -34,6 +30,9 @@ pub struct Nginx {
     host: String,
     path: String,
     pid_file: PathBuf,
+    /// What one look at the master may take, of which an attempt that is refused makes three. It takes microseconds,
+    /// unless a disk hangs.
+    look_limit: Duration,
     /// The master as last seen: a clean stop removes the pid file.
     remembered: Option<u32>,
     master: Master,
@@ -58,6 +57,7 @@ impl Nginx {
             host: http::host_header(&probe.url),
             path: probe.url.path.clone(),
             pid_file: probe.pid_file.clone(),
+            look_limit: probe.schedule.timeout / 4,
             remembered: None,
             master: Master::Unknown,
         }
@@ -65,9 +65,16 @@ impl Nginx {
 
     async fn look(&mut self) {
         let (pid_file, remembered) = (self.pid_file.clone(), self.remembered);
-        self.master = look_limited(move || master(&pid_file, remembered)).await;
+        self.master = self.look_limited(move || master(&pid_file, remembered)).await;
         if let Master::Lives(pid) = self.master {
             self.remembered = Some(pid);
+        }
+    }
+
+    async fn look_limited(&self, look: impl FnOnce() -> Master + Send + 'static) -> Master {
+        match timeout(self.look_limit, LANE.run(look)).await {
+            Ok(Ok(master)) => master,
+            _ => Master::Unknown,
         }
     }
 
@@ -75,7 +82,7 @@ impl Nginx {
     async fn refused(&mut self, detail: String) -> Finding {
         self.look().await;
         if self.master == Master::NoPidFile {
-            self.master = look_limited(|| if any_master() { Master::Unknown } else { Master::Gone }).await;
+            self.master = self.look_limited(|| if any_master() { Master::Unknown } else { Master::Gone }).await;
         }
         let cause = if self.master == Master::Gone { Cause::NginxMasterGone } else { Cause::NginxRefused };
         Finding::new(cause, detail)
@@ -131,13 +138,6 @@ fn judge(answer: &Answer) -> Outcome {
         None => format!("{status} with {} bytes that are not the probe page", answer.body.len()),
     };
     Outcome::Fail(Finding::new(Cause::NginxForeignAnswer, detail))
-}
-
-async fn look_limited(look: impl FnOnce() -> Master + Send + 'static) -> Master {
-    match timeout(LOOK_LIMIT, LANE.run(look)).await {
-        Ok(Ok(master)) => master,
-        _ => Master::Unknown,
-    }
 }
 
 fn master(pid_file: &Path, remembered: Option<u32>) -> Master {
