@@ -49,6 +49,7 @@ const IDLE_HOLDER_LIMIT: Duration = Duration::from_millis(500);
 // Stages of this process; those of the child are its steps.
 const STAGE_MOUNTINFO: &str = "mountinfo";
 const STAGE_LOCK: &str = "lock";
+const STAGE_SPAWN: &str = "spawn";
 const STAGE_CHILD: &str = "child";
 const STAGE_VANTAGE: &str = "vantage";
 
@@ -128,7 +129,7 @@ impl Efs {
         if self.worker.is_none() {
             stages.enter(STAGE_LOCK);
             let lock_file = self.take_lock(stages).await?;
-            stages.enter(STAGE_CHILD);
+            stages.enter(STAGE_SPAWN);
             let worker =
                 self.start_worker(lock_file).map_err(|error| could_not_run("cannot start its child", &error))?;
             self.worker = Some(worker);

@@ -5,6 +5,8 @@
 
 // The configuration file, good and bad.
 mod config;
+// The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
+mod efs;
 
 /// The database probe against real MariaDB servers, and against servers that misbehave.
 mod database;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{Process, eventually, signal};
+use super::{Process, eventually};
 
 /// A mounted file system; unmounted when the test ends, and whoever still waits in it is released.
 #[derive(Debug)]
@@ -58,11 +58,21 @@ impl HangFs {
         }
         let mut daemon = Process::start(command.stdin(Stdio::null()));
         eventually("the mount", || match daemon.0.try_wait().expect("wait") {
-            Some(status) => panic!("tests/hangfs.py ended: {status}, signal {:?}; see its error above", status.signal()),
+            Some(status) => {
+                panic!("tests/hangfs.py ended: {status}, signal {:?}; see its error above", status.signal())
+            }
             None if self.mounts() > before => Ok(()),
             None => Err("not in mountinfo"),
         });
         self.daemon = Some(daemon);
+    }
+
+    /// Takes the old mount away from its place as it is, and mounts a new one there. The old daemon is returned.
+    pub fn replace(&mut self) -> Option<Process> {
+        let old = self.daemon.take();
+        self.unmount();
+        self.mount(&Options::default());
+        old
     }
 
     /// The mount point.
@@ -128,7 +138,8 @@ impl HangFs {
         const CONNECTIONS: &str = "/sys/fs/fuse/connections";
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         if !mountinfo.lines().any(|line| line.contains(CONNECTIONS)) {
-            let status = Command::new("mount").args(["-t", "fusectl", "none", CONNECTIONS]).status().expect("run mount");
+            let status =
+                Command::new("mount").args(["-t", "fusectl", "none", CONNECTIONS]).status().expect("run mount");
             assert!(status.success(), "mount fusectl");
         }
         let device = mountinfo.lines().rev().find(|line| line.contains(&*self.mount.to_string_lossy()));
@@ -172,23 +183,25 @@ fn python() -> PathBuf {
     python
 }
 
-/// The processes whose command line has `text` in one of its arguments, with their states.
-pub fn processes_with(text: &str) -> Vec<(u32, char)> {
-    let pids = fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let found = arguments.split(|&byte| byte == 0).any(|argument| argument == text.as_bytes());
-        found.then_some((pid, state(pid)?))
-    })
-    .collect()
+/// The processes that have all of `texts` among their arguments, with their states.
+pub fn processes_with(texts: &[&str]) -> Vec<(u32, char)> {
+    let has_all = |pid: &u32| {
+        let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+        let arguments: Vec<_> = command.split(|&byte| byte == 0).collect();
+        texts.iter().all(|text| arguments.contains(&text.as_bytes()))
+    };
+    pids().filter(has_all).filter_map(|pid| Some((pid, state(pid)?))).collect()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The children of a process, with their states (`Z`: not reaped).
 pub fn children_of(parent: u32) -> Vec<(u32, char)> {
-    let pids = fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|fields| fields[1] == parent.to_string()))
+    pids()
+        .filter(|pid| stat(*pid).is_some_and(|fields| fields[1] == parent.to_string()))
         .filter_map(|pid| Some((pid, state(pid)?)))
         .collect()
 }
@@ -202,9 +215,4 @@ pub fn state(pid: u32) -> Option<char> {
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
-}
-
-/// Kills a process that is not ours to reap.
-pub fn kill(pid: u32) {
-    signal(pid, "KILL");
 }

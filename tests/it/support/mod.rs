@@ -4,6 +4,7 @@
 pub mod nginx;
 pub mod tcp;
 pub mod mariadb;
+pub mod hangfs;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
