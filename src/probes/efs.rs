@@ -172,7 +172,7 @@ impl Efs {
             return Err(Finding::new(Cause::EfsWrongSource, detail));
         }
         if let Some(expected) = &self.config.file_system
-            && !mount.is_proxied()
+            && mount.has_named_source()
             && !mount.source.contains(expected.as_str())
         {
             let detail = format!("{path} is a mount of {}, not of {expected}", mount.source);

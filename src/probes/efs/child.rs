@@ -151,10 +151,13 @@ impl Task {
         rustix::fs::statvfs(&self.mount)?;
         if self.read_only {
             step(Step::List);
-            if let Some(entry) = fs::read_dir(&self.mount)?.next() {
-                entry?.metadata()?;
-            }
-            return Ok(());
+            let Some(entry) = fs::read_dir(&self.mount)?.next() else { return Ok(()) };
+            return match entry?.metadata() {
+                // The site removed it in between: the file system answers.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(_) => Ok(()),
+            };
         }
 
         let directory = self.directory(step)?;

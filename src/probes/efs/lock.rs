@@ -73,10 +73,11 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Takes the lock if nobody has it, and then clears what the last holder wrote.
+/// Takes the lock if nobody has it, and then blanks what the last holder wrote: nobody may take that process id for the
+/// new holder's. Not truncated, because then a full disk could refuse the next line.
 pub(super) fn try_take(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => file.set_len(0).map(|()| true),
+        Ok(()) => file.write_all_at(&[b' '; LINE_LENGTH], 0).map(|()| true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -97,6 +98,9 @@ mod tests {
         let file = open(&path).unwrap();
         assert!(try_take(&file).unwrap());
         assert_eq!(Holder::read(&file, "b"), None, "nothing is written yet");
+        holder(Some(1)).write(&file).unwrap();
+        assert!(try_take(&file).unwrap());
+        assert_eq!(Holder::read(&file, &holder(None).boot), None, "the last holder's word is gone");
         for busy_since in [Some(u64::MAX), None] {
             let written = holder(busy_since);
             written.write(&file).unwrap();

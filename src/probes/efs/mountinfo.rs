@@ -29,13 +29,11 @@ impl Mount {
         Some(SocketAddr::new(address, option("port=").and_then(|port| port.parse().ok()).unwrap_or(NFS_PORT)))
     }
 
-    /// Whether the source is a local proxy (efs-utils' TLS tunnel), which says nothing of the file system behind it.
-    pub(super) fn is_proxied(&self) -> bool {
-        let host = match self.source.strip_prefix('[') {
-            Some(rest) => rest.split(']').next(),
-            None => self.source.split(':').next(),
-        };
-        host.is_some_and(|host| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+    /// Whether the source has a host's name, which can be compared. An address says nothing of the file system behind
+    /// it: it is that of a local proxy (efs-utils' TLS tunnel), or was given because the name did not resolve.
+    pub(super) fn has_named_source(&self) -> bool {
+        let host = self.source.split(':').next().unwrap_or_default();
+        !host.starts_with('[') && host != "localhost" && host.parse::<IpAddr>().is_err()
     }
 }
 
@@ -109,7 +107,7 @@ mod tests {
         let mount = one(&format!("30 1 259:1 / / rw - ext4 /dev/root rw\n{line}"), "/mnt/efs/").unwrap();
         assert_eq!((mount.fs_type.as_str(), mount.source.as_str()), ("nfs4", EFS));
         assert!(!mount.read_only);
-        assert!(!mount.is_proxied());
+        assert!(mount.has_named_source());
         assert_eq!(mount.server(), Some("10.0.1.5:2049".parse().unwrap()));
     }
 
@@ -117,10 +115,11 @@ mod tests {
     fn a_mount_through_the_tls_proxy() {
         let mount =
             one(&nfs_line("127.0.0.1:/", "port=20049,clientaddr=127.0.0.1,addr=127.0.0.1"), "/mnt/efs").unwrap();
-        assert!(mount.is_proxied());
+        assert!(!mount.has_named_source());
         assert_eq!(mount.server(), Some("127.0.0.1:20049".parse().unwrap()));
-        assert!(one(&nfs_line("[::1]:/", "addr=::1"), "/mnt/efs").unwrap().is_proxied());
-        assert!(!one(&nfs_line("[fd00::7]:/", "addr=fd00::7"), "/mnt/efs").unwrap().is_proxied());
+        for address in ["[::1]:/", "[fd00::7]:/", "localhost:/", "10.0.1.5:/"] {
+            assert!(!one(&nfs_line(address, ""), "/mnt/efs").unwrap().has_named_source(), "{address}");
+        }
     }
 
     #[test]

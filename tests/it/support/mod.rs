@@ -1,10 +1,10 @@
 //! Starts the real parts and takes them down again, also when a test fails.
 #![allow(dead_code, reason = "not every theme uses every helper")]
 
+pub mod hangfs;
+pub mod mariadb;
 pub mod nginx;
 pub mod tcp;
-pub mod mariadb;
-pub mod hangfs;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
