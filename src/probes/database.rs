@@ -8,7 +8,9 @@
 //! reported is a new one. If the attempt's deadline comes first, that is one failure, and the login goes on.
 //!
 //! What a refused login costs is limited: after one that failed in TLS or by the account, the next follows 5 s later,
-//! then 10, 20, 40, 60, and until then the attempts repeat what it found. The password is read for each login.
+//! then 10, 20, 40, 60, and until then the attempts repeat what it found. The same holds from the 11th login in a row
+//! that connected and was never greeted: each is a broken handshake to a server that thaws, and 100 block the host. The
+//! password is read for each login.
 
 mod facts;
 mod failure;
@@ -30,6 +32,9 @@ use login::{Search, Session, login};
 
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
 const BACK_OFF_LIMIT: Duration = Duration::from_secs(60);
+/// So many logins in a row may connect and be given up ungreeted before they are spaced out: at 5 s each a freeze of 50
+/// s ends as fast as it can be seen, and one of an hour leaves fewer than 80 broken handshakes.
+const UNGREETED_LIMIT: u32 = 10;
 
 /// The probe of component `database`.
 pub struct Database {
@@ -48,6 +53,8 @@ pub struct Database {
 /// A login that failed, and when the next may follow.
 struct Refused {
     finding: Finding,
+    /// Logins in a row that connected and were given up ungreeted.
+    ungreeted: u32,
     back_off: Duration,
     next: Instant,
 }
@@ -189,10 +196,14 @@ impl Database {
     }
 
     fn refuse(&mut self, finding: &Finding, stage: &'static str) {
-        let last = self.refused.as_ref().map_or(Duration::ZERO, |refused| refused.back_off);
-        let back_off =
-            if costs(finding.cause, stage) { (2 * last).clamp(BACK_OFF_FIRST, BACK_OFF_LIMIT) } else { Duration::ZERO };
-        self.refused = Some(Refused { finding: finding.clone(), back_off, next: Instant::now() + back_off });
+        let (last, ungreeted) = self.refused.as_ref().map_or((Duration::ZERO, 0), |r| (r.back_off, r.ungreeted));
+        let ungreeted = if stage == "greeting" && finding.cause == Cause::DatabaseTimeout { ungreeted + 1 } else { 0 };
+        let back_off = if costs(finding.cause, stage) || ungreeted > UNGREETED_LIMIT {
+            (2 * last).clamp(BACK_OFF_FIRST, BACK_OFF_LIMIT)
+        } else {
+            Duration::ZERO
+        };
+        self.refused = Some(Refused { finding: finding.clone(), ungreeted, back_off, next: Instant::now() + back_off });
     }
 
     /// What the facts of an attempt that took `took` mean, the worst first.

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use dr_agent::health::cause::Cause;
+use dr_agent::observation::Observation;
 use tempfile::TempDir;
 
-use super::{Probed, assert_cause};
+use super::{Probed, assert_cause, failure};
 use crate::support::eventually;
 use crate::support::mariadb::{Certificates, Server};
 
@@ -179,4 +180,23 @@ fn attempts_that_are_dropped_leave_nothing() {
             some => Err(format!("{some:?}")),
         }
     });
+}
+
+#[test]
+fn a_long_silence_costs_few_broken_handshakes() {
+    let folder = TempDir::new().unwrap();
+    Certificates::make(folder.path());
+    let scripted = Scripted::start(Script::Says(Vec::new()));
+    let mut probed = Probed::new(scripted.port, &folder.path().join("ca.pem"), |config| {
+        config.fresh_timeout = Duration::from_millis(50);
+    });
+    let waits =
+        |observation: &Observation| failure(observation).is_some_and(|(_, text)| text.contains("next login in"));
+    for _ in 0..11 {
+        let observation = probed.look();
+        assert_cause(&observation, Cause::DatabaseTimeout, "greeting");
+        assert!(!waits(&observation), "{observation:#?}");
+    }
+    let observation = probed.look();
+    assert!(waits(&observation), "{observation:#?}");
 }
