@@ -133,7 +133,7 @@ pub struct DatabaseProbe {
     pub password_file: Option<PathBuf>,
     /// PEM bundle of the authorities that may sign the server's certificate; `None`: the connection is not encrypted.
     pub tls_ca: Option<PathBuf>,
-    /// An attempt that takes longer is `degraded`.
+    /// A query that takes longer is `degraded`.
     pub latency_limit: Duration,
     /// A replica further behind is `degraded`.
     pub lag_limit: Duration,

@@ -81,8 +81,7 @@ struct Ended {
 impl Probe for Database {
     async fn attempt(&mut self, stages: &mut Stages) -> Outcome {
         self.learned = None;
-        let began = Instant::now();
-        match self.observe(stages).await.and_then(|facts| self.judge(&facts, began.elapsed())) {
+        match self.observe(stages).await.and_then(|(facts, took)| self.judge(&facts, took)) {
             Ok(()) => Outcome::Pass,
             Err(finding) => Outcome::Fail(finding),
         }
@@ -114,7 +113,8 @@ impl Database {
         }
     }
 
-    async fn observe(&mut self, stages: &mut Stages) -> Result<DatabaseFacts, Finding> {
+    /// The facts, and how long the server took to tell them.
+    async fn observe(&mut self, stages: &mut Stages) -> Result<(DatabaseFacts, Duration), Finding> {
         let news = match self.login.as_mut().and_then(|login| login.ended(stages)) {
             Some(ended) => self.settle(ended).await,
             None => Ok(()),
@@ -138,17 +138,18 @@ impl Database {
 
     /// Asks the warm connection, and keeps it only if it answered: after an error, or when the attempt is dropped
     /// meanwhile, nobody knows what is still on its way.
-    async fn ask(&mut self, stages: &mut Stages) -> Result<DatabaseFacts, Finding> {
+    async fn ask(&mut self, stages: &mut Stages) -> Result<(DatabaseFacts, Duration), Finding> {
         let Some(mut session) = self.warm.take() else {
             return Err(Finding::new(Cause::CouldNotRun, "no connection to ask"));
         };
         stages.enter("query");
+        let began = Instant::now();
         match session.ask().await {
             Ok(facts) => {
                 stages.leave();
                 self.warm = Some(session);
                 self.learned = Some(facts.clone());
-                Ok(facts)
+                Ok((facts, began.elapsed()))
             }
             Err(finding) => {
                 self.refuse(&finding, "query");
@@ -206,7 +207,8 @@ impl Database {
         self.refused = Some(Refused { finding: finding.clone(), ungreeted, back_off, next: Instant::now() + back_off });
     }
 
-    /// What the facts of an attempt that took `took` mean, the worst first.
+    /// What the facts mean that it took so long to tell, the worst first. A login is not judged by its time: the first
+    /// of a machine is always slow, and each has its deadline.
     fn judge(&self, facts: &DatabaseFacts, took: Duration) -> Result<(), Finding> {
         let DatabaseProbe { writer_expected, lag_limit, latency_limit, .. } = self.config;
         if writer_expected && (facts.read_only || facts.super_read_only == Some(true)) {
@@ -233,7 +235,10 @@ impl Database {
             }
         }
         if took > latency_limit {
-            return Err(Finding::new(Cause::DatabaseSlow, format!("took {took:.1?}, limit {latency_limit:?}")));
+            return Err(Finding::new(
+                Cause::DatabaseSlow,
+                format!("the query took {took:.1?}, limit {latency_limit:?}"),
+            ));
         }
         Ok(())
     }
