@@ -145,12 +145,13 @@ fn host(page: &mut Page, facts: &HostFacts) {
         }
     }
     page.gauge("dr_agent_disk_free_ratio", "Free share of a local file system.");
-    for disk in &facts.disks {
+    // A file system without blocks (some FUSE and NFS servers say so) has no share.
+    for disk in facts.disks.iter().filter(|disk| disk.free_percent.is_finite()) {
         page.sample(&[("path", &disk.path)], disk.free_percent / 100.0);
     }
     page.gauge("dr_agent_disk_free_inodes_ratio", "Free share of a local file system's inodes.");
     for disk in &facts.disks {
-        if let Some(percent) = disk.free_inodes_percent {
+        if let Some(percent) = disk.free_inodes_percent.filter(|percent| percent.is_finite()) {
             page.sample(&[("path", &disk.path)], percent / 100.0);
         }
     }

@@ -24,3 +24,9 @@ mod host;
 mod nginx;
 // What the agent sees of itself through nginx.
 mod wiring;
+/// The page that Prometheus scrapes, judged by promtool.
+mod metrics;
+/// What systemd is told and does, on a machine of its own, and the journal.
+mod systemd;
+/// Logs where there is no journal, and a journal that does not take them.
+mod telemetry;

@@ -5,8 +5,10 @@ pub mod hangfs;
 pub mod mariadb;
 pub mod nginx;
 pub mod tcp;
+pub mod machine;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -65,4 +67,9 @@ pub fn signal(pid: u32, name: &str) {
 /// The agent binary of this build.
 pub fn agent_binary() -> &'static str {
     env!("CARGO_BIN_EXE_dr-agent")
+}
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,0 +1,157 @@
+//! Boots a machine of its own with a real systemd (in systemd-nspawn) from the root file system of
+//! `tests/setup-machine`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _, stderr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use super::{eventually, repository};
+
+/// Starts the container in control groups of its own, and takes everything down when its input ends: also when the
+/// test was killed. Killing nspawn would leave the container running, so the container's init is killed.
+const KEEPER: &str = r#"
+set -u
+root=$1 name=$2 console=$3
+groups=
+for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+    [ -e "$base/cgroup.procs" ] && mkdir "$base/$name" && groups="$groups $base/$name"
+done
+(
+    for group in $groups; do echo 0 >"$group/cgroup.procs"; done
+    exec setsid systemd-nspawn --quiet --register=no --keep-unit --directory="$root" --volatile=overlay \
+        --machine="$name" --private-network --boot --console=read-only </dev/null >"$console" 2>&1
+) &
+nspawn=$!
+echo "$nspawn"
+exec >/dev/null
+cat
+# Its only child is the container's init; without one, nspawn itself did not get that far.
+kill -KILL $(cat "/proc/$nspawn/task/$nspawn/children") 2>/dev/null || kill -TERM "$nspawn" 2>/dev/null
+wait "$nspawn"
+for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+"#;
+
+/// A booted machine; gone with everything on it when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    keeper: Child,
+    nspawn: String,
+    folder: TempDir,
+}
+
+/// What a command printed.
+#[derive(Debug)]
+pub struct Said {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Machine {
+    /// Boots one. `None`, loudly, where containers cannot be run at all; what is written on it is in memory.
+    pub fn boot() -> Option<Self> {
+        let root = match usable_root() {
+            Ok(root) => root,
+            Err(reason) => {
+                // Past the capture of the test harness, so that nobody takes a green line for a test that ran.
+                drop(writeln!(
+                    stderr(),
+                    "\n*** SKIPPED: no machine with systemd can be booted here, so the unit was NOT tested: {reason} ***\n"
+                ));
+                return None;
+            }
+        };
+        let folder = tempfile::Builder::new().prefix("dr-agent-machine-").tempdir().expect("make a folder");
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper", &root])
+            .args([folder.path().file_name().expect("a name"), folder.path().join("console").as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start sh");
+        let mut nspawn = String::new();
+        BufReader::new(keeper.stdout.take().expect("piped")).read_line(&mut nspawn).expect("read the pid of nspawn");
+        let machine = Self { keeper, nspawn: nspawn.trim().to_owned(), folder };
+        eventually("the machine boots", || {
+            let said = machine.run("systemctl is-system-running");
+            let state = said.out.trim();
+            if state == "running" || state == "degraded" { Ok(()) } else { Err(machine.describe(&said)) }
+        });
+        Some(machine)
+    }
+
+    /// The process id of the machine's init, as seen from here; empty before there is one.
+    fn init(&self) -> String {
+        let children = format!("/proc/{0}/task/{0}/children", self.nspawn);
+        fs::read_to_string(children).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Runs a shell command in the machine, as root.
+    pub fn run(&self, command: &str) -> Said {
+        let output = Command::new("nsenter")
+            .args(["-t", &self.init(), "-a", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"])
+            .args(["sh", "-c", command])
+            .stdin(Stdio::null())
+            .output()
+            .expect("run nsenter (Debian package util-linux)");
+        Said::from(&output)
+    }
+
+    /// Runs a shell command that must succeed; gives what it printed.
+    pub fn must(&self, command: &str) -> String {
+        let said = self.run(command);
+        assert!(said.ok, "`{command}` failed: {}", self.describe(&said));
+        said.out
+    }
+
+    /// Writes a file in the machine, with the folders above it.
+    pub fn put(&self, path: &str, content: impl AsRef<[u8]>, mode: u32) {
+        let path = PathBuf::from(format!("/proc/{}/root{path}", self.init()));
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+        fs::write(&path, content).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set the mode");
+    }
+
+    fn describe(&self, said: &Said) -> String {
+        let console = fs::read_to_string(self.folder.path().join("console")).unwrap_or_default();
+        format!("{}{}\nconsole:\n{console}", said.out, said.err)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        drop(self.keeper.wait());
+    }
+}
+
+impl From<&Output> for Said {
+    fn from(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+/// The root file system, after a program was run in it. An error says why containers cannot be run here; a missing tool
+/// is not one of the reasons, it fails the test.
+fn usable_root() -> Result<String, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("not root".to_owned());
+    }
+    let setup = Command::new(repository().join("tests/setup-machine")).output().expect("run tests/setup-machine");
+    let setup = Said::from(&setup);
+    assert!(setup.ok, "tests/setup-machine failed: {}", setup.err);
+    let root = setup.out.trim().to_owned();
+    let trial = Command::new("systemd-nspawn")
+        .args(["--quiet", "--register=no", "--keep-unit", "--private-network", "--pipe", "--volatile=overlay"])
+        .args(["--directory", &root, "/bin/true"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("run systemd-nspawn (Debian package systemd-container)");
+    let trial = Said::from(&trial);
+    if trial.ok { Ok(root) } else { Err(format!("systemd-nspawn says: {}", trial.err.trim())) }
+}
