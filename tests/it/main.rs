@@ -25,8 +25,13 @@ mod nginx;
 // What the agent sees of itself through nginx.
 mod wiring;
 /// The page that Prometheus scrapes, judged by promtool.
+// The decision core against its laws and against what happened to others.
+mod health;
+// The page that Prometheus scrapes, judged by promtool.
 mod metrics;
-/// What systemd is told and does, on a machine of its own, and the journal.
+// What systemd is told and does, on a machine of its own, and the journal.
 mod systemd;
-/// Logs where there is no journal, and a journal that does not take them.
+// Logs where there is no journal, and a journal or a service manager that takes nothing.
 mod telemetry;
+
+mod support;
