@@ -294,8 +294,8 @@ impl Doors {
         for component in inputs.components.iter().filter(|_| !policy.standby) {
             let Some(on) = HoldOn::of(&component.component) else { continue };
             match vote(component) {
+                _ if inputs.group.passing.contains(&component.component) => _ = self.holds.remove(&on),
                 Vote::Healthy => _ = self.holds.remove(&on),
-                Vote::Failing if inputs.group.passing.contains(&component.component) => _ = self.holds.remove(&on),
                 Vote::Failing if component.ever_healthy => {
                     let since = *self.holds.entry(on).or_insert(now);
                     due |= is_convincing(component) && now.since(since) >= on.length(policy);

@@ -4,4 +4,6 @@ mod bench;
 mod component;
 mod doors;
 mod incidents;
+mod laws;
 mod owner;
+mod script;

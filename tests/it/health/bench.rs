@@ -78,6 +78,10 @@ pub struct Bench {
     pub now: BootTime,
     pub instance: InstanceVerdict,
     pub region: RegionVerdict,
+    /// What was observed in the newest step.
+    pub seen: Vec<(Component, Option<Cause>)>,
+    /// Observes everything in every other step, whatever its pace.
+    pub steady: bool,
     doors: Doors,
     next: BTreeMap<Component, BootTime>,
 }
@@ -98,8 +102,22 @@ impl Bench {
         let (draining, gate_closed) = (false, false);
         let inputs = Inputs { components: &components, group: &group, policy: &policy, draining, gate_closed, now };
         let (instance, region) = doors.judge(&inputs);
-        let next = BTreeMap::new();
-        Self { components, world, group, policy, draining, gate_closed, now, instance, region, doors, next }
+        let (next, seen, steady) = (BTreeMap::new(), Vec::new(), false);
+        Self {
+            components,
+            world,
+            group,
+            policy,
+            draining,
+            gate_closed,
+            now,
+            instance,
+            region,
+            seen,
+            steady,
+            doors,
+            next,
+        }
     }
 
     /// A machine on which everything has been healthy for two minutes.
@@ -155,9 +173,11 @@ impl Bench {
         Some(self.now.since(began))
     }
 
-    fn step(&mut self) {
+    /// Half a second passes.
+    pub fn step(&mut self) {
         self.now = self.now + STEP;
         let now = self.now;
+        self.seen.clear();
         for state in &mut self.components {
             let cause = match self.world[&state.component] {
                 World::Passes => None,
@@ -168,8 +188,10 @@ impl Bench {
                 continue;
             }
             state.apply(observation(state.component.clone(), now, Duration::ZERO, cause));
+            self.seen.push((state.component.clone(), cause));
             let fast = state.schedule.fast_interval.filter(|_| !state.is_settled());
-            self.next.insert(state.component.clone(), now + fast.unwrap_or(state.schedule.interval));
+            let pace = if self.steady { secs(1) } else { fast.unwrap_or(state.schedule.interval) };
+            self.next.insert(state.component.clone(), now + pace);
         }
         self.judge();
     }
