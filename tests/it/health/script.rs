@@ -44,6 +44,9 @@ pub enum Cast {
     Everybody,
 }
 
+/// Components to change: dependencies twice as often as others, because a region's holds hang on them.
+const MOSTLY: [usize; 7] = [0, 1, 2, 2, 3, 3, 4];
+
 fn causes(component: &Component) -> &'static [Cause] {
     match component {
         Nginx => &[Cause::NginxRefused, Cause::NginxMasterGone, Cause::NginxTimeout, Cause::NginxForeignAnswer],
@@ -88,11 +91,8 @@ fn act(cast: Cast) -> BoxedStrategy<Act> {
 
 fn phase(cast: Cast) -> impl Strategy<Value = Phase> {
     let span = prop_oneof![3 => 1_u64..15, 2 => 15_u64..90, 3 => 90_u64..260];
-    (act(cast), vec((0..SITE.len()).prop_flat_map(world), 0..3), span).prop_map(|(act, worlds, span)| Phase {
-        act,
-        worlds,
-        span,
-    })
+    (act(cast), vec(prop::sample::select(&MOSTLY[..]).prop_flat_map(world), 0..3), span)
+        .prop_map(|(act, worlds, span)| Phase { act, worlds, span })
 }
 
 pub fn script(cast: Cast) -> impl Strategy<Value = Vec<Phase>> {
