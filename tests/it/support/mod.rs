@@ -6,6 +6,9 @@ pub mod mariadb;
 pub mod nginx;
 pub mod tcp;
 pub mod machine;
+pub mod mariadb;
+pub mod nginx;
+pub mod tcp;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
