@@ -127,8 +127,8 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     // Not blocking: the queue of a frozen process may be full, and connecting to it would wait for ever.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .map_err(|error| failed(error.into()))?;
+    let probe =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| failed(error.into()))?;
     match connect(&probe, &address) {
         Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
         Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(BindError::InUse(path.to_owned())),

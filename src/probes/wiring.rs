@@ -19,9 +19,8 @@ use tokio::time::{sleep, timeout};
 use crate::answer::Question;
 use crate::config::WiringProbe;
 use crate::health::cause::Cause;
-use crate::health::verdict::InstanceState;
-use crate::latches::Kind;
-use crate::observation::{Component, Finding, Outcome, Stages};
+use crate::observation::{Finding, Outcome, Stages};
+use crate::outputs::markers::{Markers, wanted};
 use crate::probes::blocking::Lane;
 use crate::probes::http::{self, Address, Answer, Fault, Request};
 use crate::probes::{Probe, worst};
@@ -205,21 +204,6 @@ fn is_fence_page(answer: &Answer) -> bool {
     answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.headers.contains_key(RETRY_AFTER)
 }
 
-/// The markers that a snapshot asks for. `fenced` is not among them: it is the gate itself.
-fn wanted(snapshot: &Snapshot) -> BTreeSet<&'static str> {
-    let by_other_than_nginx = snapshot.instance.reasons.iter().any(|reason| reason.component != Component::Nginx);
-    let instance_closed = snapshot.instance.state == InstanceState::Closed && by_other_than_nginx;
-    [
-        ("region-closed", snapshot.region_closed),
-        ("instance-closed", instance_closed && snapshot.group.can_serve),
-        ("promoted", false),
-        ("draining", snapshot.latches.get(Kind::Drain).is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, on)| on.then_some(name))
-    .collect()
-}
-
 async fn markers(public: PathBuf) -> io::Result<BTreeSet<String>> {
     let read = move || {
         let entries = fs::read_dir(public)?;
@@ -228,10 +212,12 @@ async fn markers(public: PathBuf) -> io::Result<BTreeSet<String>> {
     LANE.run(read).await.map_err(io::Error::other).flatten()
 }
 
-fn compare(found: &BTreeSet<String>, wanted: &BTreeSet<&'static str>) -> Option<Finding> {
-    let wrong: Vec<_> = ["region-closed", "instance-closed", "promoted", "draining"]
+/// `fenced` is not compared: it is the gate itself.
+fn compare(found: &BTreeSet<String>, wanted: &Markers) -> Option<Finding> {
+    let wrong: Vec<_> = wanted
+        .held()
         .into_iter()
-        .filter_map(|name| match (found.contains(name), wanted.contains(name)) {
+        .filter_map(|(name, is_wanted)| match (found.contains(name), is_wanted) {
             (true, false) => Some(format!("`{name}` is set and should not be")),
             (false, true) => Some(format!("`{name}` is not set and should be")),
             _ => None,

@@ -35,3 +35,11 @@ mod systemd;
 mod telemetry;
 
 mod support;
+
+// The shipped nginx file in a real nginx, whatever the site around it does.
+mod site;
+
+// The three listeners, their limits, and what abuses them.
+mod http;
+// The held word on disk.
+mod markers;

@@ -154,11 +154,7 @@ impl Refusal {
 }
 
 impl Shared {
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        uid: Option<u32>,
-    ) -> Result<Response<Full<Bytes>>, Refusal> {
+    async fn answer(&self, request: Request<Incoming>, uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
         let only = |methods| Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", methods);
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
@@ -196,9 +192,8 @@ impl Shared {
         let others = healthy_others(&self.snapshot());
         let latch = plan(kind, order, others, &self.control.boot, clock::wall())?;
         let dir = self.control.state_dir.clone();
-        let latches = self
-            .write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch }))
-            .await?;
+        let latches =
+            self.write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch })).await?;
         let latch = latches.get(kind).cloned();
         self.put_in_force(kind, latches).await?;
         json(&Done { latch, others: Some(others) })
@@ -358,7 +353,8 @@ mod tests {
 
     fn planned(kind: Kind, body: &str, others: usize) -> Result<Latch, (u16, String)> {
         let order = serde_json::from_str(body).unwrap();
-        plan(kind, order, others, "boot", AT.parse().unwrap()).map_err(|refusal| (refusal.status.as_u16(), refusal.error))
+        plan(kind, order, others, "boot", AT.parse().unwrap())
+            .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
     }
 
     #[test]

@@ -8,6 +8,11 @@ pub mod tcp;
 pub mod machine;
 pub mod mariadb;
 pub mod nginx;
+pub mod ask;
+pub mod mariadb;
+pub mod nginx;
+pub mod served;
+pub mod site;
 pub mod tcp;
 
 use std::net::{Ipv4Addr, TcpListener};
