@@ -106,7 +106,7 @@ fn systemd_is_told_of_every_step_and_of_the_verdicts() {
     notifications.wait_for("WATCHDOG=1");
     agent.signal("TERM");
     notifications.wait_for("STOPPING=1");
-    assert!(agent.0.wait().expect("it ends").success());
+    assert!(agent.ended().success());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_service_manager_that_takes_nothing_holds_nothing_up() {
     agent.signal("HUP");
     eventually("it still reloads", || logged("was read again"));
     agent.signal("TERM");
-    assert!(agent.0.wait().expect("it ends").success());
+    assert!(agent.ended().success());
 }
 
 /// The value of a property of the agent's unit.

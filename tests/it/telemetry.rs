@@ -18,7 +18,7 @@ fn without_a_journal_stderr_gets_text_and_the_last_line_too() {
     assert!(line.contains("ERROR") && line.contains("component=\"nginx\""), "{line}");
     let mut agent = agent;
     agent.signal("TERM");
-    assert!(agent.0.wait().expect("it ends").success(), "{}", text());
+    assert!(agent.ended().success(), "{}", text());
     assert!(text().lines().last().is_some_and(|line| line.contains("stopping")), "{}", text());
     // A file is not a terminal; ids are for the journal only.
     assert!(!text().contains('\u{1b}') && !text().contains("message_id"), "{}", text());
@@ -56,6 +56,6 @@ fn a_journal_that_takes_nothing_holds_nothing_up() {
         notifications.wait_for("WATCHDOG=1");
     }
     agent.signal("TERM");
-    assert!(agent.0.wait().expect("it ends").success());
+    assert!(agent.ended().success());
     drop(journal);
 }

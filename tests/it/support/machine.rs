@@ -15,7 +15,9 @@ use super::{eventually, repository};
 /// test was killed. Killing nspawn would leave the container running, so the container's init is killed.
 const KEEPER: &str = r#"
 set -u
-root=$1 name=$2 console=$3
+root=$1 name=$2 folder=$3
+# An interrupt from the terminal ends `cat`, not this.
+trap : INT TERM
 groups=
 for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     [ -e "$base/cgroup.procs" ] && mkdir "$base/$name" && groups="$groups $base/$name"
@@ -23,7 +25,7 @@ done
 (
     for group in $groups; do echo 0 >"$group/cgroup.procs"; done
     exec setsid systemd-nspawn --quiet --register=no --keep-unit --directory="$root" --volatile=overlay \
-        --machine="$name" --private-network --boot --console=read-only </dev/null >"$console" 2>&1
+        --machine="$name" --private-network --boot --console=read-only </dev/null >"$folder/console" 2>&1
 ) &
 nspawn=$!
 echo "$nspawn"
@@ -33,6 +35,7 @@ cat
 kill -KILL $(cat "/proc/$nspawn/task/$nspawn/children") 2>/dev/null || kill -TERM "$nspawn" 2>/dev/null
 wait "$nspawn"
 for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+rm -rf "$folder"
 "#;
 
 /// A booted machine; gone with everything on it when dropped.
@@ -68,7 +71,7 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("dr-agent-machine-").tempdir().expect("make a folder");
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper", &root])
-            .args([folder.path().file_name().expect("a name"), folder.path().join("console").as_os_str()])
+            .args([folder.path().file_name().expect("a name"), folder.path().as_os_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -17,7 +17,7 @@ pub mod tcp;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How long a predicate may take to come true before a test gives up. Generous: machines are noisy.
@@ -51,6 +51,15 @@ impl Process {
 
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("the process ends", || match self.0.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it still runs".to_owned()),
+            Err(error) => Err(error.to_string()),
+        })
     }
 
     /// Sends a signal by name (`STOP`, `CONT`, `TERM`, ...).
