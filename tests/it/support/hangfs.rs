@@ -105,7 +105,15 @@ impl HangFs {
 
     /// From now on every operation hangs, and whoever waits can be killed.
     pub fn stop(&self) {
-        self.daemon.as_ref().expect("mounted").signal("STOP");
+        let daemon = self.daemon.as_ref().expect("mounted");
+        daemon.signal("STOP");
+        // The signal returns before they stop, and a request that a thread still takes could not be killed any more.
+        let tasks = format!("/proc/{}/task", daemon.pid());
+        eventually("every thread of the daemon has stopped", || {
+            let tasks = fs::read_dir(&tasks).map_err(|error| error.to_string())?.flatten();
+            let states: Vec<_> = tasks.filter_map(|task| state_in(&task.path().join("stat"))).collect();
+            if states.iter().all(|state| *state == 'T') { Ok(()) } else { Err(format!("{states:?}")) }
+        });
     }
 
     /// Lets operations fail: lines of `OPERATION ERRNO`, see `tests/hangfs.py`.
@@ -201,18 +209,25 @@ fn pids() -> impl Iterator<Item = u32> {
 /// The children of a process, with their states (`Z`: not reaped).
 pub fn children_of(parent: u32) -> Vec<(u32, char)> {
     pids()
-        .filter(|pid| stat(*pid).is_some_and(|fields| fields[1] == parent.to_string()))
+        .filter(|pid| {
+            let fields = fields(Path::new(&format!("/proc/{pid}/stat")));
+            fields.is_some_and(|fields| fields[1] == parent.to_string())
+        })
         .filter_map(|pid| Some((pid, state(pid)?)))
         .collect()
 }
 
 /// The letter of the state of a process, if there is one.
 pub fn state(pid: u32) -> Option<char> {
-    stat(pid)?[0].chars().next()
+    state_in(Path::new(&format!("/proc/{pid}/stat")))
 }
 
-/// The fields of `/proc/PID/stat` from the state on.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn state_in(stat: &Path) -> Option<char> {
+    fields(stat)?[0].chars().next()
+}
+
+/// The fields of a `stat` file in /proc from the state on.
+fn fields(stat: &Path) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(stat).ok()?;
     Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
