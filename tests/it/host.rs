@@ -6,10 +6,12 @@ use std::time::Duration;
 use dr_agent::config::HostProbe;
 use dr_agent::health::cause::Cause;
 use dr_agent::health::component::Schedule;
-use dr_agent::observation::{Component, Facts, HostFacts, Observation, Outcome};
+use dr_agent::observation::{Component, Facts, Finding, HostFacts, Observation, Outcome};
 use dr_agent::probes::host::Host;
 use dr_agent::probes::observe;
 use tempfile::TempDir;
+
+use crate::support::hangfs::HangFs;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -174,4 +176,21 @@ async fn the_worst_counts_and_all_are_told() {
     assert_eq!(cause(&look(&wanted).await), Some(Cause::CouldNotRun), "not known outranks a limit");
     wanted.paths.remove(0);
     assert_eq!(cause(&look(&wanted).await), Some(Cause::DiskNearlyFull));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_one_look_for_ever_and_no_second_one_is_begun() {
+    let disk = HangFs::start();
+    let path = disk.path().to_owned();
+    assert_eq!(look(&probe(&[&path])).await.outcome, Outcome::Pass);
+    disk.freeze();
+    let hangs = Outcome::Fail(Finding::new(Cause::CouldNotRun, format!("looking at `{}` hangs", path.display())));
+    let deadline = Duration::from_secs(1);
+    let seen = observe(&mut Host::new(&probe(&[&path])), Component::Host, deadline).await;
+    assert_eq!(seen.outcome, hangs);
+    // Built anew, and on a disk that is well: still the same look.
+    let seen = observe(&mut Host::new(&probe(&[Path::new("/tmp")])), Component::Host, deadline).await;
+    assert_eq!(seen.outcome, hangs);
+    disk.thaw();
+    assert_eq!(look(&probe(&[&path])).await.outcome, Outcome::Pass);
 }
