@@ -10,7 +10,6 @@ mod efs;
 
 /// The database probe against real MariaDB servers, and against servers that misbehave.
 mod database;
-mod support;
 // The decision core against its laws and against what happened to others.
 mod health;
 
@@ -24,9 +23,6 @@ mod host;
 mod nginx;
 // What the agent sees of itself through nginx.
 mod wiring;
-/// The page that Prometheus scrapes, judged by promtool.
-// The decision core against its laws and against what happened to others.
-mod health;
 // The page that Prometheus scrapes, judged by promtool.
 mod metrics;
 // What systemd is told and does, on a machine of its own, and the journal.
