@@ -1,4 +1,289 @@
-//! EMPTY until its own commit: replaced whole by whoever owns this file.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line. Data goes to stdout, all else to stderr; everything is readable without colour; what is wrong
+//! comes with a `hint:` line that says what to do. Only [`render`] prints.
+
+mod check;
+mod client;
+mod config;
+mod explain;
+mod history;
+mod latch;
+mod page;
+mod render;
+mod status;
+mod time;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+
+use crate::app;
+use crate::config::load;
+use crate::health::cause::Status;
+use crate::identity;
+use crate::latches::Kind;
+
+/// What a command ends with. Listed in `--help` and the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Ok = 0,
+    Degraded = 1,
+    Unhealthy = 2,
+    Unknown = 3,
+    Usage = 64,
+    NotRunning = 69,
+    Permission = 77,
+    Configuration = 78,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  ok, or done
+   1  degraded: it works, but something is not as it should be
+   2  unhealthy: something is broken, or an answer is 503
+   3  unknown: something could not be told
+  64  wrong usage, or refused
+  69  the agent is not running, or ended by itself
+  77  no permission
+  78  the configuration is bad";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl From<Status> for Exit {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Healthy => Self::Ok,
+            Status::Degraded => Self::Degraded,
+            Status::Unhealthy => Self::Unhealthy,
+            Status::Unknown | Status::Starting => Self::Unknown,
+        }
+    }
+}
+
+/// Tells the truth about this web instance to its load balancer, Route 53 and you.
+#[derive(Debug, Parser)]
+#[command(name = "dr-agent", version, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file [default: /etc/dr-agent/agent.toml]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Everywhere")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent until SIGTERM; SIGHUP reads the configuration again
+    #[command(after_help = "Examples:\n  dr-agent run\n  dr-agent run --config ./agent.toml --region ap-south-1")]
+    Run(RegionArg),
+    /// Look at everything once, with or without a running agent, and say what to do
+    #[command(after_help = "\
+Examples:
+  dr-agent check                          what is wrong, and what would act on it
+  dr-agent check --format json | jq .     the same for programs
+  sudo dr-agent check --as-me             what root can do, not what the agent can
+
+As root it probes as the agent's user, because a file that only root can read does not help it.
+It ends within 15 s whatever hangs, and changes nothing.")]
+    Check(CheckArgs),
+    /// What the running agent knows
+    #[command(after_help = "Examples:\n  dr-agent status\n  dr-agent status --watch\n  dr-agent status --format json")]
+    Status(StatusArgs),
+    /// Why a verdict is what it is: each component's row of the cause table as it applies now
+    #[command(after_help = "Examples:\n  dr-agent explain\n  dr-agent explain region")]
+    Explain(ExplainArgs),
+    /// What changed, when and why
+    #[command(after_help = "\
+Examples:
+  dr-agent history --since -2h
+  dr-agent history --since 03:00 --until 03:30
+  dr-agent history --since '2026-11-23 22:00' --format json")]
+    History(HistoryArgs),
+    /// Ask the load balancer to stop sending requests to this instance
+    #[command(after_help = "\
+Examples:
+  dr-agent drain --reason 'deploy 42'
+  dr-agent drain --reason 'disk swap' --for 4h
+
+It survives a restart of the agent and ends with a reboot. If no other instance is healthy it is refused: the load
+balancer would send requests to all instances, drained or not.")]
+    Drain(DrainArgs),
+    /// End a drain
+    #[command(after_help = "Examples:\n  dr-agent undrain")]
+    Undrain,
+    /// Keep the agent from repairing or replacing this instance; verdicts do not change
+    #[command(after_help = "Examples:\n  dr-agent hold --reason 'looking at it'\n  dr-agent hold --release")]
+    Hold(HoldArgs),
+    /// Check or show the configuration
+    #[command(subcommand, after_help = "Examples:\n  dr-agent config check\n  dr-agent config show --region us-east-1")]
+    Config(ConfigCommand),
+    /// The version and what it was built with
+    #[command(after_help = "Examples:\n  dr-agent version")]
+    Version,
+}
+
+#[derive(Debug, Clone, Args)]
+struct RegionArg {
+    /// The region this instance is in [default: /etc/dr-agent/region, else metadata]
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    region: RegionArg,
+    /// Probe as the user who runs this, not as the agent's user
+    #[arg(long)]
+    as_me: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Show it again every second, until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The verdict to explain; both without one
+    #[arg(value_enum)]
+    verdict: Option<Verdict>,
+}
+
+#[derive(Debug, Args)]
+struct HistoryArgs {
+    /// From when on: a local time, a date and time, or how long ago
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse)]
+    since: Option<Timestamp>,
+    /// Until when
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse)]
+    until: Option<Timestamp>,
+    #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct DrainArgs {
+    /// Why, for whoever finds it drained
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// How long: at most 24h, or `boot` for until the machine reboots
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = time::span)]
+    span: time::Span,
+    /// Even if no other instance is known to be healthy
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct HoldArgs {
+    /// Why, for whoever finds it held
+    #[arg(long, value_name = "TEXT", required_unless_present = "release", conflicts_with = "release")]
+    reason: Option<String>,
+    /// How long: at most 24h, or `boot` for until the machine reboots
+    #[arg(long = "for", value_name = "TIME", default_value = "boot", value_parser = time::span, conflicts_with = "release")]
+    span: time::Span,
+    /// End the hold
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say everything that is wrong with the file, with the fix
+    #[command(after_help = "Examples:\n  dr-agent config check\n  dr-agent config check --config ./agent.toml")]
+    Check(RegionArg),
+    /// Print the configuration in force as TOML, with every default written out
+    #[command(after_help = "Examples:\n  dr-agent config show\n  dr-agent config show --region us-east-1")]
+    Show(RegionArg),
+}
+
+const FORMAT: &str = "Text for people, or versioned JSON for programs";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verdict {
+    /// Can this instance serve?
+    Instance,
+    /// Can this region serve?
+    Region,
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = Cli::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // clap knows which stream is right; a closed one is nobody to tell.
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let config = cli.config;
+    let exit = match cli.command {
+        Command::Run(region) => run(config, region.region),
+        Command::Check(args) => check::run(config, &args),
+        Command::Status(args) => status::run(&control_socket(config), &args),
+        Command::Explain(args) => explain::run(&control_socket(config), args.verdict),
+        Command::History(args) => history::run(&control_socket(config), &args),
+        Command::Drain(args) => latch::set(&control_socket(config), Kind::Drain, &args.reason, args.span, args.force),
+        Command::Undrain => latch::clear(&control_socket(config), Kind::Drain),
+        Command::Hold(args) => match &args.reason {
+            Some(reason) => latch::set(&control_socket(config), Kind::Hold, reason, args.span, false),
+            None => latch::clear(&control_socket(config), Kind::Hold),
+        },
+        Command::Config(ConfigCommand::Check(region)) => config::check(config, region.region),
+        Command::Config(ConfigCommand::Show(region)) => config::show(config, region.region),
+        Command::Version => version(),
+    };
+    exit.into()
+}
+
+fn run(config: Option<PathBuf>, region: Option<String>) -> Exit {
+    match app::run(app::Options { config, region }) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            render::error(&error);
+            Exit::NotRunning
+        }
+    }
+}
+
+fn version() -> Exit {
+    render::data(&format!("dr-agent {}\nTLS: rustls with aws-lc-rs\n", env!("CARGO_PKG_VERSION")));
+    Exit::Ok
+}
+
+/// Where the running agent listens for orders. A bad file has the agent on its last good one, so this does as it does.
+fn control_socket(config: Option<PathBuf>) -> PathBuf {
+    load::at_start(config.as_deref(), region(None).as_deref()).config.listen.control
+}
+
+/// The region by what can be had without asking anybody.
+fn region(given: Option<String>) -> Option<String> {
+    given.or_else(identity::region_from_file)
+}
+
+/// Asking the agent takes no longer than this: it answers from memory.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);

@@ -3,8 +3,16 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
 
+mod support;
+
+// The site through nginx, and what it may answer.
+mod app;
+// The command line's exit codes and words.
+mod cli;
 // The configuration file, good and bad.
 mod config;
+// The database probe against real MariaDB servers, and against servers that misbehave.
+mod database;
 // The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
 mod efs;
 
@@ -23,8 +31,16 @@ mod host;
 mod nginx;
 // What the agent sees of itself through nginx.
 mod wiring;
+// A custom program: trust, exit codes, output, deadline.
+mod exec;
+// The decision core against its laws and against what happened to others.
+mod health;
+// Local disks, memory, pressure.
+mod host;
 // The page that Prometheus scrapes, judged by promtool.
 mod metrics;
+// A real nginx in every state it can be in, and servers that no nginx would be.
+mod nginx;
 // What systemd is told and does, on a machine of its own, and the journal.
 mod systemd;
 // Logs where there is no journal, and a journal or a service manager that takes nothing.
@@ -39,3 +55,5 @@ mod site;
 mod http;
 // The held word on disk.
 mod markers;
+// What the agent sees of itself through nginx.
+mod wiring;

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every theme uses every helper")]
 
 pub mod hangfs;
+pub mod machine;
 pub mod mariadb;
 pub mod nginx;
 pub mod tcp;

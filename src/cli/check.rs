@@ -1,0 +1,256 @@
+//! `dr-agent check`: every probe once through the agent's own code, judged by the agent's own rules, nothing changed.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use rustix::process::geteuid;
+use tokio::runtime;
+use tokio::time::timeout;
+
+use super::client::{self, Error};
+use super::{CheckArgs, Exit, Format, page, region, render};
+use crate::clock::{self, BootTime};
+use crate::config::Config;
+use crate::config::load::{self, Loaded};
+use crate::health::cause::Cause;
+use crate::health::component::ComponentState;
+use crate::health::verdict::{self, Doors, Group, Inputs, Memory};
+use crate::identity;
+use crate::latches::{self, Kind, Latches};
+use crate::observation::{Finding, Observation, Outcome};
+use crate::probes::{Context, Spec, observe_all};
+use crate::report::{self, Missing, Report, Seen};
+use crate::snapshot::About;
+use crate::state;
+
+/// The agent's user: it probes with that user's rights.
+const USER: &str = "dr-agent";
+
+/// `check` ends within this, whatever hangs.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// All probes, which run side by side.
+const PROBES_LIMIT: Duration = Duration::from_secs(11);
+
+/// One attempt of a probe, whose own deadline may be longer.
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(9_500);
+
+/// Asking IMDS, when nothing else says the region.
+const IMDS_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
+    let probed_as = match user() {
+        Who::Root if args.as_me => "root, by `--as-me`".to_owned(),
+        Who::Root => match agent_user() {
+            Some((uid, gid)) => {
+                render::note(format_args!("probing as user `{USER}`, as the agent does; `--as-me` probes as root"));
+                let error = become_user(uid, gid);
+                render::note(format_args!("cannot become `{USER}` ({error}): probing as root"));
+                format!("root: cannot become `{USER}`")
+            }
+            None => {
+                render::note(format_args!(
+                    "there is no user `{USER}`: probing as root, who may do more than the agent"
+                ));
+                format!("root: there is no user `{USER}`")
+            }
+        },
+        Who::Other(name) => name,
+    };
+    // In a thread of its own: not even a system call that never returns can keep the answer.
+    let (done, outcome) = mpsc::channel();
+    let region = args.region.region.clone();
+    // Without the thread its sender is gone and the wait ends at once.
+    drop(thread::Builder::new().name("check".to_owned()).spawn(move || done.send(look(path, region, probed_as))));
+    match outcome.recv_timeout(LIMIT - Duration::from_millis(500)) {
+        Ok(Ok(report)) => {
+            render::data(&match args.format {
+                Format::Text => page::report(&report, &TimeZone::system()),
+                Format::Json => page::json(&report),
+            });
+            report.overall().into()
+        }
+        Ok(Err(error)) => {
+            render::error(&error);
+            Exit::Unknown
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            render::errors(&["the look at this machine failed".to_owned()]);
+            Exit::Unknown
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            render::errors(&[format!("the look at this machine did not end within {} s", LIMIT.as_secs())]);
+            render::hint("something local hangs: look for processes in state D with `ps -eo pid,stat,wchan:32,cmd`");
+            Exit::Unknown
+        }
+    }
+}
+
+enum Who {
+    Root,
+    Other(String),
+}
+
+fn user() -> Who {
+    let uid = geteuid();
+    if uid.is_root() {
+        return Who::Root;
+    }
+    let name = accounts().find(|account| account.1 == uid.as_raw()).map(|account| format!("user `{}`", account.0));
+    Who::Other(name.unwrap_or_else(|| format!("uid {}", uid.as_raw())))
+}
+
+/// Name, uid and gid of the local accounts. The agent's is one: its numbers are fixed.
+fn accounts() -> impl Iterator<Item = (String, u32, u32)> {
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let parse = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some((name, uid, gid))
+    };
+    text.lines().filter_map(parse).collect::<Vec<_>>().into_iter()
+}
+
+fn agent_user() -> Option<(u32, u32)> {
+    accounts().find(|account| account.0 == USER).map(|account| (account.1, account.2))
+}
+
+/// Starts this program anew, in this process, with the rights of the agent's user: its group, no others. Returns only
+/// when that fails.
+fn become_user(uid: u32, gid: u32) -> io::Error {
+    // The link, not the path: the agent's user need not be able to walk there.
+    Command::new("/proc/self/exe").arg0("dr-agent").args(std::env::args_os().skip(1)).uid(uid).gid(gid).exec()
+}
+
+fn look(path: Option<PathBuf>, given: Option<String>, probed_as: String) -> io::Result<Report> {
+    crate::install_crypto_provider();
+    let mut region = region(given);
+    let mut loaded = load::at_start(path.as_deref(), region.as_deref());
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(client::report(&loaded.config.listen.control));
+    let live = asked.as_ref().ok();
+
+    let mut instance = identity::instance().or_else(|| live.and_then(|live| live.agent.instance.clone()));
+    if region.is_none() && loaded.config.region.is_none() && !loaded.config.regions.is_empty() {
+        region = live.and_then(|live| live.agent.region.clone());
+        if region.is_none() {
+            let (its_instance, its_region) =
+                runtime.block_on(async { timeout(IMDS_LIMIT, identity::from_imds()).await }).unwrap_or_default();
+            instance = instance.or(its_instance);
+            region = its_region;
+        }
+        loaded = load::at_start(path.as_deref(), region.as_deref());
+    }
+    let Loaded { config, problems, .. } = loaded;
+    let boot = clock::boot_id()?;
+    let context = Context::for_check(&config, instance.as_deref(), boot.clone());
+    let short = in_time(&config);
+    let observations = runtime.block_on(async { timeout(PROBES_LIMIT, observe_all(&short, &context)).await });
+    // A probe that left a blocking task behind must not keep the answer.
+    runtime.shutdown_background();
+
+    let owner = state::Owner { deployment: config.deployment.clone(), instance, region: config.region.clone() };
+    let about = About { owner, boot, config_problems: problems };
+    let mut report = judge(&about, &config, observations.unwrap_or_default());
+    report.agent.probed_as = Some(probed_as);
+    match asked {
+        Ok(live) => report.live = Some(Box::new(live)),
+        Err(Error::Permission(_)) => report.missing.insert(
+            0,
+            Missing {
+                what: "the running agent could not be asked".to_owned(),
+                costs: "this is one look, without what it remembers".to_owned(),
+                fix: "run it as root or as a member of the group `dr-agent-admin`".to_owned(),
+            },
+        ),
+        Err(error) => report.missing.insert(
+            0,
+            Missing {
+                what: error.to_string(),
+                costs:
+                    "nginx answers the health paths with the last word from its marker files, and no change is noticed"
+                        .to_owned(),
+                fix: "`systemctl enable --now dr-agent`; if it should be running: `journalctl -u dr-agent`".to_owned(),
+            },
+        ),
+    }
+    Ok(report)
+}
+
+/// The same probes, none of which may take longer than `check` has.
+fn in_time(config: &Config) -> Config {
+    let mut config = config.clone();
+    let shorten = |limit: &mut Duration| *limit = (*limit).min(ATTEMPT_LIMIT);
+    shorten(&mut config.nginx.schedule.timeout);
+    shorten(&mut config.host.schedule.timeout);
+    config.app.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
+    config.efs.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
+    config.wiring.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
+    config.exec.values_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
+    if let Some(probe) = &mut config.database {
+        shorten(&mut probe.schedule.timeout);
+        shorten(&mut probe.fresh_timeout);
+    }
+    config
+}
+
+/// What the agent would make of these observations if they were its first ones.
+fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Report {
+    let (now, at) = (BootTime::now(), clock::wall());
+    let (latches, unusable) = latches::read(&config.state_dir, &about.boot, at, &Latches::default());
+    let gate_closed = config.state_dir.join("public/fenced").exists();
+    let mut observations: Vec<Option<Observation>> = observations.into_iter().map(Some).collect();
+    let states: Vec<_> = Spec::all(config)
+        .into_iter()
+        .map(|spec| {
+            let component = spec.component();
+            let mut state = ComponentState::new(component.clone(), spec.target(), spec.schedule(), true, now);
+            let found = observations.iter_mut().find(|o| o.as_ref().is_some_and(|o| o.component == component));
+            state.apply(found.and_then(Option::take).unwrap_or_else(|| Observation {
+                component,
+                began: now,
+                took: PROBES_LIMIT,
+                outcome: Outcome::Fail(Finding::new(Cause::CouldNotRun, "the probes did not end in time")),
+                stages: Vec::new(),
+                facts: crate::observation::Facts::None,
+            }));
+            state
+        })
+        .collect();
+    let group = Group::default();
+    let inputs = Inputs {
+        components: &states,
+        group: &group,
+        policy: &config.policy,
+        draining: latches.get(Kind::Drain).is_some(),
+        gate_closed,
+        now,
+    };
+    let (instance, region) = Doors::new(Memory::default(), now).judge(&inputs);
+    let domains = states.iter().map(|state| verdict::domain(state, &inputs)).collect::<Vec<_>>();
+    let components = states.into_iter().zip(domains).collect::<Vec<_>>();
+    let seen = Seen {
+        about,
+        config,
+        components: &components,
+        instance: &instance,
+        region: &region,
+        latches: &latches,
+        gate_closed,
+    };
+    let mut report = Report::of(report::Kind::Check, &seen, now, at);
+    report.missing.extend(unusable.iter().map(|error| Missing {
+        what: error.to_string(),
+        costs: "whether it is in force cannot be told".to_owned(),
+        fix: "remove it as root, or correct who may read it".to_owned(),
+    }));
+    report
+}

@@ -1,0 +1,169 @@
+//! `dr-agent explain`: the question, what each component says to it, and when the answer changes.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::render::{self, BOLD, status_style, status_word, wrap};
+use super::{Exit, Verdict, client, page};
+use crate::health::cause::{OnInstance, OnRegion, Row, TABLE};
+use crate::report::{Component, Report};
+
+/// Columns before what a component says.
+const INDENT: usize = 12;
+
+pub(super) fn run(socket: &Path, verdict: Option<Verdict>) -> Exit {
+    match client::block_on(client::report(socket)) {
+        Ok(report) => {
+            render::data(&text(&report, verdict));
+            report.overall().into()
+        }
+        Err(error) => error.show(),
+    }
+}
+
+pub(super) fn text(report: &Report, verdict: Option<Verdict>) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = match verdict {
+        Some(Verdict::Instance) => instance(&mut out, report),
+        Some(Verdict::Region) => region(&mut out, report),
+        None => instance(&mut out, report).and_then(|()| out.write_char('\n')).and_then(|()| region(&mut out, report)),
+    };
+    out
+}
+
+fn instance(out: &mut String, report: &Report) -> std::fmt::Result {
+    let verdict = &report.verdicts.instance;
+    let since = page::span_since(verdict.since, report);
+    writeln!(out, "{BOLD}Can this instance serve?{BOLD:#}  {} {}, for {since}", verdict.code, verdict.state.name())?;
+    say(out, "The load balancer asks `/health/instance` through nginx.", 2)?;
+    say(out, &format!("Now: {}.", report.acts.instance), 2)?;
+    writeln!(out)?;
+    for component in &report.components {
+        let closes = verdict.reasons.iter().any(|reason| reason.component == component.name);
+        let effect = match row(component).map(|row| row.instance) {
+            _ if closes => "closes the instance",
+            None | Some(OnInstance::Keeps) => "keeps the instance open",
+            Some(OnInstance::Closes) => "closes the instance once it is settled",
+            Some(OnInstance::ClosesIfPeerPasses) => {
+                "503 only while another member passes: none is known to, and taking this one out would help nobody"
+            }
+        };
+        line(out, component, effect)?;
+    }
+    for latch in &report.latches {
+        say(out, &format!("{}: {} (by {}); `{}` ends it", latch.kind.name(), latch.reason, latch.by, latch.clear), 2)?;
+    }
+    let serve = if verdict.can_serve { "counts" } else { "does not count" };
+    writeln!(out)?;
+    say(out, &format!("It {serve} as one that can serve when the region is judged."), 2)?;
+    say(out, "It opens when what closed it has passed `rise` times in a row. Unknown opens and closes nothing.", 2)
+}
+
+fn region(out: &mut String, report: &Report) -> std::fmt::Result {
+    let verdict = &report.verdicts.region;
+    let since = page::span_since(verdict.since, report);
+    writeln!(out, "{BOLD}Can this region serve?{BOLD:#}  {} {}, for {since}", verdict.code, verdict.state.name())?;
+    say(out, "Route 53 asks `/health/region` through the load balancer: any member's answer counts for all.", 2)?;
+    say(out, &format!("Now: {}.", report.acts.region), 2)?;
+    writeln!(out)?;
+    for component in &report.components {
+        let held = verdict.holds.iter().any(|hold| hold.on == component.name);
+        let effect = match row(component).map(|row| row.region) {
+            _ if held => "holds: see below",
+            None | Some(OnRegion::Keeps) => "keeps the region open",
+            Some(OnRegion::Capacity) => "counts only through the rule that somebody must be able to serve",
+            Some(OnRegion::AfterHold) => "closes the region after its hold, if no member passes",
+            Some(OnRegion::Holds) => "neither closes nor opens it: a running hold stands still",
+        };
+        line(out, component, effect)?;
+    }
+    let holds = page::holds(verdict);
+    writeln!(out)?;
+    if holds.is_empty() {
+        say(out, "No 503 condition holds.", 2)?;
+    }
+    for hold in &holds {
+        say(out, hold, 2)?;
+    }
+    say(out, "It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.", 2)?;
+    if verdict.state == crate::health::verdict::RegionState::Standby {
+        say(
+            out,
+            "As the standby it never closes for a dependency: with both regions' records failing, Route 53 answers with the home region, dead or not.",
+            2,
+        )?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut String, component: &Component, effect: &str) -> std::fmt::Result {
+    let style = status_style(component.status);
+    let word = status_word(component.status);
+    let cause = component.cause.as_deref().map(|cause| format!("{cause}: ")).unwrap_or_default();
+    let masked = if page::is_explained(component) { "; another fault may explain it" } else { "" };
+    let what = wrap(&format!("{cause}{effect}{masked}"), INDENT + 11);
+    writeln!(out, "  {:<8}  {style}{word:<9}{style:#}  {what}", component.name)
+}
+
+fn say(out: &mut String, text: &str, indent: usize) -> std::fmt::Result {
+    writeln!(out, "{:indent$}{}", "", wrap(text, indent))
+}
+
+/// The row of the component's cause; none for a cause that only a newer agent knows.
+fn row(component: &Component) -> Option<&'static Row> {
+    let cause = component.cause.as_deref()?;
+    TABLE.iter().find(|row| row.name == cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Kind, sample};
+
+    #[test]
+    fn both_verdicts_in_trouble() {
+        let text = text(&sample::trouble(Kind::Live), None);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
+        Can this instance serve?  503 draining, for 29 s
+          The load balancer asks `/health/instance` through nginx.
+          Now the load balancer stops sending it requests, unless no instance passes: then it sends to all.
+
+          nginx     healthy    keeps the instance open
+          app       UNHEALTHY  app-timeout: would close the instance if another member passed: none is known
+                               to, so taking this one out would help nobody; another fault may explain it
+          efs       UNHEALTHY  efs-hung: would close the instance if another member passed: none is known
+                               to, so taking this one out would help nobody
+          database  degraded   database-slow: keeps the instance open
+          host      healthy    keeps the instance open
+          wiring    healthy    keeps the instance open
+          queue     healthy    keeps the instance open
+          drain: deploy 42 (by alice); `dr-agent undrain` ends it
+
+          It counts as one that can serve when the region is judged.
+          It opens when what closed it has passed `rise` times in a row. Unknown opens and closes nothing.
+
+        Can this region serve?  200 open, for 29 s
+          Route 53 asks `/health/region` through the load balancer: any member's answer counts for all.
+          Now: Route 53 keeps this region's record.
+
+          nginx     healthy    keeps the region open
+          app       UNHEALTHY  app-timeout: counts only through the rule that somebody must be able to
+                               serve; another fault may explain it
+          efs       UNHEALTHY  efs-hung: holds: see below
+          database  degraded   database-slow: keeps the region open
+          host      healthy    keeps the region open
+          wiring    healthy    keeps the region open
+          queue     healthy    keeps the region open
+
+          efs fails and no member passes, for 21 s: closes in 39 s if that stays
+          It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.
+        ");
+    }
+
+    #[test]
+    fn the_standby_says_why_it_stays_open() {
+        let text = text(&sample::well(Kind::Live, "us-east-1"), Some(Verdict::Region));
+        assert!(text.contains("As the standby it never closes for a dependency"), "{text}");
+    }
+}
