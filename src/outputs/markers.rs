@@ -114,8 +114,10 @@ pub async fn run(
                 Ok(fenced) => fenced.filter(|&closed| closed != gate_closed).map(|closed| Input::Gate { closed }),
                 Err(finding) => Some(failed(finding)),
             };
-            // If the owner's queue is full, it is said again in a second.
-            drop(input.map(|input| inputs.try_send(input)));
+            if let Some(input) = input {
+                // If the owner's queue is full, it is said again in a second.
+                drop(inputs.try_send(input));
+            }
         }
         if ends {
             return;

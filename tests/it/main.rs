@@ -16,7 +16,7 @@ mod database;
 // The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
 mod efs;
 
-/// The database probe against real MariaDB servers, and against servers that misbehave.
+// The database probe against real MariaDB servers, and against servers that misbehave.
 mod database;
 // The decision core against its laws and against what happened to others.
 mod health;
@@ -46,8 +46,6 @@ mod systemd;
 // Logs where there is no journal, and a journal or a service manager that takes nothing.
 mod telemetry;
 
-mod support;
-
 // The shipped nginx file in a real nginx, whatever the site around it does.
 mod site;
 
@@ -57,3 +55,7 @@ mod http;
 mod markers;
 // What the agent sees of itself through nginx.
 mod wiring;
+// Every state of the agent, every path, every marker, through nginx.
+mod matrix;
+
+mod support;

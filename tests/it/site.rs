@@ -147,7 +147,9 @@ fn an_absent_agent_is_answered_for_and_fills_no_log() {
         (&["promoted"], [503, 200, 200, 200, 503]),
         (&["promoted", "region-closed", "draining"], [503, 503, 503, 200, 503]),
     ] {
-        markers.iter().for_each(|marker| scratch.mark(marker, true));
+        for marker in markers {
+            scratch.mark(marker, true);
+        }
         for (path, status) in PATHS.into_iter().zip(expected) {
             for method in ["GET", "HEAD", "POST"] {
                 let answer = target(&nginx).ask(method, &format!("/health/{path}"), "", "").unwrap();
@@ -163,7 +165,9 @@ fn an_absent_agent_is_answered_for_and_fills_no_log() {
                 }
             }
         }
-        markers.iter().for_each(|marker| scratch.mark(marker, false));
+        for marker in markers {
+            scratch.mark(marker, false);
+        }
     }
     assert_eq!(nginx.error_log(), "", "nothing is logged for an absent agent");
 }

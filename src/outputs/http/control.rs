@@ -110,15 +110,24 @@ impl Service<Request<Incoming>> for Orders {
 #[serde(deny_unknown_fields)]
 struct Order {
     reason: String,
-    /// Left out, `null`, or a number.
-    #[serde(default, deserialize_with = "present")]
-    seconds: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "span")]
+    seconds: Span,
     #[serde(default)]
     force: bool,
 }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// How long a latch is to last.
+#[derive(Debug, Clone, Copy, Default)]
+enum Span {
+    /// Nothing was said.
+    #[default]
+    Usual,
+    UntilReboot,
+    Seconds(u64),
+}
+
+fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    Option::deserialize(deserializer).map(|seconds| seconds.map_or(Span::UntilReboot, Span::Seconds))
 }
 
 #[derive(Debug, Serialize)]
@@ -190,7 +199,7 @@ impl Shared {
         let order = serde_json::from_slice::<Order>(body)
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "use the `dr-agent` command"))?;
         let others = healthy_others(&self.snapshot());
-        let latch = plan(kind, order, others, &self.control.boot, clock::wall())?;
+        let latch = plan(kind, &order, others, &self.control.boot, clock::wall())?;
         let dir = self.control.state_dir.clone();
         let latches =
             self.write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch })).await?;
@@ -257,16 +266,16 @@ impl Shared {
 }
 
 /// The latch that an order asks for, if it may be set.
-fn plan(kind: Kind, order: Order, others: usize, boot: &str, at: Timestamp) -> Result<Latch, Refusal> {
+fn plan(kind: Kind, order: &Order, others: usize, boot: &str, at: Timestamp) -> Result<Latch, Refusal> {
     let refuse = |error: &str, hint| Err(Refusal::new(StatusCode::CONFLICT, error, hint));
     let reason = order.reason.trim();
     if reason.is_empty() {
         return refuse("a reason is needed", "say why, for whoever finds it: `--reason TEXT`");
     }
-    let span = match (kind, order.seconds) {
-        (_, Some(seconds)) => seconds.map(Duration::from_secs),
-        (Kind::Drain, None) => Some(DRAIN),
-        (Kind::Hold, None) => None,
+    let span = match (order.seconds, kind) {
+        (Span::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
+        (Span::Usual, Kind::Drain) => Some(DRAIN),
+        (Span::Usual, Kind::Hold) | (Span::UntilReboot, _) => None,
     };
     if span == Some(Duration::ZERO) {
         return refuse("it would end at once", "say how long: `--for 1h`");
@@ -352,8 +361,8 @@ mod tests {
     const AT: &str = "2026-11-25T03:00:00Z";
 
     fn planned(kind: Kind, body: &str, others: usize) -> Result<Latch, (u16, String)> {
-        let order = serde_json::from_str(body).unwrap();
-        plan(kind, order, others, "boot", AT.parse().unwrap())
+        let order: Order = serde_json::from_str(body).unwrap();
+        plan(kind, &order, others, "boot", AT.parse().unwrap())
             .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
     }
 

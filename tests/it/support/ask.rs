@@ -72,7 +72,7 @@ impl Target {
     pub fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> io::Result<Answer> {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let host = if headers.contains("Host:") { "" } else { "Host: shop.example.com\r\n" };
-        self.send(&format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{length}{headers}\r\n{body}"))
+        self.send(format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{length}{headers}\r\n{body}"))
     }
 
     /// Sends these bytes and reads until the other side closes.
