@@ -12,7 +12,7 @@ mod render;
 mod status;
 mod time;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -241,20 +241,21 @@ pub fn main() -> ExitCode {
         }
     };
     let config = cli.config;
+    let socket = || control_socket(config.as_deref());
     let exit = match cli.command {
         Command::Run(region) => run(config, region.region),
         Command::Check(args) => check::run(config, &args),
-        Command::Status(args) => status::run(&control_socket(config), &args),
-        Command::Explain(args) => explain::run(&control_socket(config), args.verdict),
-        Command::History(args) => history::run(&control_socket(config), &args),
-        Command::Drain(args) => latch::set(&control_socket(config), Kind::Drain, &args.reason, args.span, args.force),
-        Command::Undrain => latch::clear(&control_socket(config), Kind::Drain),
+        Command::Status(args) => status::run(&socket(), &args),
+        Command::Explain(args) => explain::run(&socket(), args.verdict),
+        Command::History(args) => history::run(&socket(), &args),
+        Command::Drain(args) => latch::set(&socket(), Kind::Drain, &args.reason, args.span, args.force),
+        Command::Undrain => latch::clear(&socket(), Kind::Drain),
         Command::Hold(args) => match &args.reason {
-            Some(reason) => latch::set(&control_socket(config), Kind::Hold, reason, args.span, false),
-            None => latch::clear(&control_socket(config), Kind::Hold),
+            Some(reason) => latch::set(&socket(), Kind::Hold, reason, args.span, false),
+            None => latch::clear(&socket(), Kind::Hold),
         },
-        Command::Config(ConfigCommand::Check(region)) => config::check(config, region.region),
-        Command::Config(ConfigCommand::Show(region)) => config::show(config, region.region),
+        Command::Config(ConfigCommand::Check(region)) => config::check(config.as_deref(), region.region),
+        Command::Config(ConfigCommand::Show(region)) => config::show(config.as_deref(), region.region),
         Command::Version => version(),
     };
     exit.into()
@@ -276,8 +277,8 @@ fn version() -> Exit {
 }
 
 /// Where the running agent listens for orders. A bad file has the agent on its last good one, so this does as it does.
-fn control_socket(config: Option<PathBuf>) -> PathBuf {
-    load::at_start(config.as_deref(), region(None).as_deref()).config.listen.control
+fn control_socket(config: Option<&Path>) -> PathBuf {
+    load::at_start(config, region(None).as_deref()).config.listen.control
 }
 
 /// The region by what can be had without asking anybody.

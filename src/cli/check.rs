@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -33,8 +33,8 @@ use crate::state;
 /// The agent's user: it probes with that user's rights.
 const USER: &str = "dr-agent";
 
-/// `check` ends within this, whatever hangs.
-const LIMIT: Duration = Duration::from_secs(15);
+/// `check` ends within 15 s, whatever hangs; the rest is for starting and printing.
+const LIMIT: Duration = Duration::from_millis(14_500);
 
 /// All probes, which run side by side.
 const PROBES_LIMIT: Duration = Duration::from_secs(11);
@@ -47,29 +47,27 @@ const IMDS_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
     let probed_as = match user() {
-        Who::Root if args.as_me => "root, by `--as-me`".to_owned(),
-        Who::Root => match agent_user() {
-            Some((uid, gid)) => {
+        Who::Root if args.as_me => "root (`--as-me`)".to_owned(),
+        Who::Root => {
+            let why = if let Some((uid, gid)) = agent_user() {
                 render::note(format_args!("probing as user `{USER}`, as the agent does; `--as-me` probes as root"));
                 let error = become_user(uid, gid);
-                render::note(format_args!("cannot become `{USER}` ({error}): probing as root"));
-                format!("root: cannot become `{USER}`")
-            }
-            None => {
-                render::note(format_args!(
-                    "there is no user `{USER}`: probing as root, who may do more than the agent"
-                ));
-                format!("root: there is no user `{USER}`")
-            }
-        },
+                format!("cannot become user `{USER}`: {error}")
+            } else {
+                format!("there is no user `{USER}`")
+            };
+            render::note(format_args!("{why}; probing as root, who may do more than the agent"));
+            format!("root ({why})")
+        }
         Who::Other(name) => name,
     };
     // In a thread of its own: not even a system call that never returns can keep the answer.
     let (done, outcome) = mpsc::channel();
     let region = args.region.region.clone();
+    let work = move || drop(done.send(look(path.as_deref(), region, probed_as)));
     // Without the thread its sender is gone and the wait ends at once.
-    drop(thread::Builder::new().name("check".to_owned()).spawn(move || done.send(look(path, region, probed_as))));
-    match outcome.recv_timeout(LIMIT - Duration::from_millis(500)) {
+    drop(thread::Builder::new().name("check".to_owned()).spawn(work));
+    match outcome.recv_timeout(LIMIT) {
         Ok(Ok(report)) => {
             render::data(&match args.format {
                 Format::Text => page::report(&report, &TimeZone::system()),
@@ -86,7 +84,7 @@ pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
             Exit::Unknown
         }
         Err(RecvTimeoutError::Timeout) => {
-            render::errors(&[format!("the look at this machine did not end within {} s", LIMIT.as_secs())]);
+            render::errors(&["the look at this machine did not end within 15 s".to_owned()]);
             render::hint("something local hangs: look for processes in state D with `ps -eo pid,stat,wchan:32,cmd`");
             Exit::Unknown
         }
@@ -130,10 +128,10 @@ fn become_user(uid: u32, gid: u32) -> io::Error {
     Command::new("/proc/self/exe").arg0("dr-agent").args(std::env::args_os().skip(1)).uid(uid).gid(gid).exec()
 }
 
-fn look(path: Option<PathBuf>, given: Option<String>, probed_as: String) -> io::Result<Report> {
+fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Result<Report> {
     crate::install_crypto_provider();
     let mut region = region(given);
-    let mut loaded = load::at_start(path.as_deref(), region.as_deref());
+    let mut loaded = load::at_start(path, region.as_deref());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(client::report(&loaded.config.listen.control));
     let live = asked.as_ref().ok();
@@ -147,7 +145,7 @@ fn look(path: Option<PathBuf>, given: Option<String>, probed_as: String) -> io::
             instance = instance.or(its_instance);
             region = its_region;
         }
-        loaded = load::at_start(path.as_deref(), region.as_deref());
+        loaded = load::at_start(path, region.as_deref());
     }
     let Loaded { config, problems, .. } = loaded;
     let boot = clock::boot_id()?;

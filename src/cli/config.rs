@@ -1,13 +1,13 @@
 //! `dr-agent config check` and `config show`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Exit, region, render};
 use crate::config::load::{self, File, Problems};
 use crate::config::{self, Config, show};
 
-pub(super) fn check(path: Option<PathBuf>, given: Option<String>) -> Exit {
-    match good(path.as_deref(), given) {
+pub(super) fn check(path: Option<&Path>, given: Option<String>) -> Exit {
+    match good(path, given) {
         Ok((Some(file), _)) => {
             render::data(&format!("{} is good\n", file.path().display()));
             note_what_is_idle(&file);
@@ -22,8 +22,8 @@ pub(super) fn check(path: Option<PathBuf>, given: Option<String>) -> Exit {
     }
 }
 
-pub(super) fn show(path: Option<PathBuf>, given: Option<String>) -> Exit {
-    match good(path.as_deref(), given) {
+pub(super) fn show(path: Option<&Path>, given: Option<String>) -> Exit {
+    match good(path, given) {
         Ok((file, config)) => {
             render::data(&show::as_toml(&config));
             match &file {

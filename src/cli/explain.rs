@@ -127,13 +127,13 @@ mod tests {
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
         Can this instance serve?  503 draining, for 29 s
           The load balancer asks `/health/instance` through nginx.
-          Now the load balancer stops sending it requests, unless no instance passes: then it sends to all.
+          Now: the load balancer stops sending it requests, unless no instance passes: then it sends to all.
 
           nginx     healthy    keeps the instance open
-          app       UNHEALTHY  app-timeout: would close the instance if another member passed: none is known
-                               to, so taking this one out would help nobody; another fault may explain it
-          efs       UNHEALTHY  efs-hung: would close the instance if another member passed: none is known
-                               to, so taking this one out would help nobody
+          app       UNHEALTHY  app-timeout: 503 only while another member passes: none is known to, and
+                               taking this one out would help nobody; another fault may explain it
+          efs       UNHEALTHY  efs-hung: 503 only while another member passes: none is known to, and taking
+                               this one out would help nobody
           database  degraded   database-slow: keeps the instance open
           host      healthy    keeps the instance open
           wiring    healthy    keeps the instance open

@@ -110,13 +110,11 @@ impl<'a> Section<'a> {
 
     /// A string.
     pub(super) fn string(&mut self, key: &'a str) -> Option<&'a str> {
-        match self.take(key)?.get_ref() {
-            DeValue::String(text) => Some(text),
-            _ => {
-                self.reject(key, "must be a string: write it in double quotes");
-                None
-            }
-        }
+        let DeValue::String(text) = self.take(key)?.get_ref() else {
+            self.reject(key, "must be a string: write it in double quotes");
+            return None;
+        };
+        Some(text)
     }
 
     /// A string that means something; `read` says what is wrong with it.
@@ -183,17 +181,15 @@ impl<'a> Section<'a> {
 
     /// A list of strings.
     pub(super) fn strings(&mut self, key: &'a str) -> Option<Vec<&'a str>> {
-        let values = match self.take(key)?.get_ref() {
-            DeValue::Array(values) => values.iter().map(|value| match value.get_ref() {
-                DeValue::String(text) => Some(&**text),
-                _ => None,
-            }),
-            _ => {
-                self.reject(key, "must be a list of strings: [\"...\", \"...\"]");
-                return None;
-            }
+        let DeValue::Array(values) = self.take(key)?.get_ref() else {
+            self.reject(key, "must be a list of strings: [\"...\", \"...\"]");
+            return None;
         };
-        let list: Option<Vec<_>> = values.collect();
+        let text = |value: &'a Spanned<DeValue<'a>>| match value.get_ref() {
+            DeValue::String(text) => Some(&**text),
+            _ => None,
+        };
+        let list: Option<Vec<_>> = values.iter().map(text).collect();
         if list.is_none() {
             self.reject(key, "must be a list of strings: put each in double quotes");
         }
@@ -203,12 +199,12 @@ impl<'a> Section<'a> {
     /// The table `key`, there or not.
     pub(super) fn section(&mut self, key: &'a str) -> Self {
         let value = self.take(key);
-        let table = value.and_then(|value| match value.get_ref() {
-            DeValue::Table(table) => Some(table),
-            _ => {
+        let table = value.and_then(|value| {
+            let DeValue::Table(table) = value.get_ref() else {
                 self.reject(key, format!("must be a table: [{}]", self.name(key)));
-                None
-            }
+                return None;
+            };
+            Some(table)
         });
         let at = value.map(|value| value.span().start);
         Self { source: self.source, path: self.name(key), table, at, asked: Vec::new() }
@@ -233,7 +229,7 @@ impl<'a> Section<'a> {
             None => return Vec::new(),
         };
         let mut sections = Vec::new();
-        for value in values.iter() {
+        for value in values {
             let DeValue::Table(table) = value.get_ref() else {
                 self.reject(key, format!("must be a list of tables: [[{}]]", self.name(key)));
                 continue;
@@ -285,11 +281,11 @@ pub(super) fn show_duration(duration: Duration) -> String {
         let seconds = duration.as_secs();
         match seconds {
             0 => "0s".to_owned(),
-            _ if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
-            _ if seconds % 60 == 0 && seconds > 240 => format!("{}m", seconds / 60),
+            _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+            _ if seconds.is_multiple_of(60) && seconds > 240 => format!("{}m", seconds / 60),
             _ => format!("{seconds}s"),
         }
-    } else if duration.subsec_nanos() % 1_000_000 == 0 {
+    } else if duration.subsec_nanos().is_multiple_of(1_000_000) {
         format!("{}ms", duration.as_millis())
     } else {
         format!("{}ns", duration.as_nanos())

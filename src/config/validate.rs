@@ -240,7 +240,7 @@ fn shorter(section: &Section<'_>, short: (&str, Duration), long: (&str, Duration
 }
 
 /// An `http://` URL, or the built-in one.
-fn url<'a>(section: &mut Section<'a>, default: &str) -> HttpUrl {
+fn url(section: &mut Section<'_>, default: &str) -> HttpUrl {
     let given = section.read("url", HttpUrl::parse);
     // The built-in URLs parse: a test reads them all.
     given.or_else(|| HttpUrl::parse(default).ok()).unwrap_or_else(|| HttpUrl {
