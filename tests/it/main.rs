@@ -53,6 +53,16 @@ mod site;
 mod http;
 // The held word on disk.
 mod markers;
+// The page that Prometheus scrapes, judged by promtool.
+mod metrics;
+// A real nginx in every state it can be in, and servers that no nginx would be.
+mod nginx;
+// The shipped nginx file in a real nginx, whatever the site around it does.
+mod site;
+// What systemd is told and does, on a machine of its own, and the journal.
+mod systemd;
+// Logs where there is no journal, and a journal or a service manager that takes nothing.
+mod telemetry;
 // What the agent sees of itself through nginx.
 mod wiring;
 // Every state of the agent, every path, every marker, through nginx.
