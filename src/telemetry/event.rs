@@ -14,6 +14,7 @@
 //! | [`config_reloaded`] | `6434c07cbae2c086b8ab0c86045229e9` | |
 //! | [`config_rejected`] | `51437e4d851e59916063c052b1d964f7` | PROBLEM |
 //! | [`latches_changed`] | `7c996410fbc8abdbb0c2d7e3c9e35db8` | LATCH, SET, BY, REASON, UNTIL |
+//! | [`latch_ordered`] | `733b1ba17fe68e19572458e23f18321d` | LATCH, VERB, UID, BY |
 //! | [`latch_unreadable`] | `162da701d6e3b0732efc11347da93f5b` | ERROR |
 //! | [`state_set_aside`] | `d545e77b0cb2a764cc4eb0f59655dcfb` | ERROR |
 //! | [`state_not_saved`] | `1349049ccdc4f8dfa9ee374379cb3573` | ERROR |
@@ -43,6 +44,7 @@ pub const AGENT_STOPPING: &str = "cf9b8c7f84712c38c93922da975e7546";
 pub const CONFIG_RELOADED: &str = "6434c07cbae2c086b8ab0c86045229e9";
 pub const CONFIG_REJECTED: &str = "51437e4d851e59916063c052b1d964f7";
 pub const LATCHES_CHANGED: &str = "7c996410fbc8abdbb0c2d7e3c9e35db8";
+pub const LATCH_ORDERED: &str = "733b1ba17fe68e19572458e23f18321d";
 pub const LATCH_UNREADABLE: &str = "162da701d6e3b0732efc11347da93f5b";
 pub const STATE_SET_ASIDE: &str = "d545e77b0cb2a764cc4eb0f59655dcfb";
 pub const STATE_NOT_SAVED: &str = "1349049ccdc4f8dfa9ee374379cb3573";
@@ -203,7 +205,7 @@ pub fn latches_changed(before: &Latches, after: &Latches) {
 
 /// Somebody ordered over the control socket to set or clear a latch. What came of it is [`latches_changed`].
 pub fn latch_ordered(kind: Kind, verb: &str, uid: Option<u32>, by: &str) {
-    info!(latch = kind.name(), uid, by, "{by} asks to {verb} {}", kind.name());
+    info!(message_id = LATCH_ORDERED, latch = kind.name(), verb, uid, by, "{by} asks to {verb} {}", kind.name());
 }
 
 /// A latch file cannot be read; it latches nothing.

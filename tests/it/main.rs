@@ -18,11 +18,11 @@ mod efs;
 
 // The database probe against real MariaDB servers, and against servers that misbehave.
 mod database;
+/// The database probe against real MariaDB servers, and against servers that misbehave.
 // The decision core against its laws and against what happened to others.
 mod health;
 
 // The site through nginx, and what it may answer.
-mod app;
 // A custom program: trust, exit codes, output, deadline.
 mod exec;
 // Local disks, memory, pressure.
@@ -32,15 +32,11 @@ mod nginx;
 // What the agent sees of itself through nginx.
 mod wiring;
 // A custom program: trust, exit codes, output, deadline.
-mod exec;
 // The decision core against its laws and against what happened to others.
-mod health;
 // Local disks, memory, pressure.
-mod host;
 // The page that Prometheus scrapes, judged by promtool.
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
-mod nginx;
 // What systemd is told and does, on a machine of its own, and the journal.
 mod systemd;
 // Logs where there is no journal, and a journal or a service manager that takes nothing.
