@@ -15,7 +15,8 @@ setup: ## Installs what the demo, the tests and the bench need (Debian packages,
 	@tests/setup
 
 demo: setup ## Runs the agent on a real nginx, database and mount, breaks each in turn and shows what is said. Under 90 s.
-	cargo build --locked --bin dr-agent
+	@# With --examples (there are none) cargo chooses the features of the test build, so that nothing is compiled twice.
+	cargo build --locked --bin dr-agent --examples
 	@tests/demo/run
 
 test: setup ## Runs all tests, on real parts.
