@@ -31,6 +31,9 @@ pub const STALE_AFTER: Duration = Duration::from_secs(10);
 /// Transitions kept for `history`.
 const HISTORY: usize = 2_000;
 
+/// Characters of a finding kept in the history: it is rewritten as a whole and held in memory.
+const HISTORY_DETAIL: usize = 200;
+
 /// What the owner takes in.
 #[derive(Debug)]
 pub enum Input {
@@ -271,7 +274,7 @@ impl Owner {
             from: transition.from.to_string(),
             to: transition.to.to_string(),
             cause: transition.finding.as_ref().map(|f| f.cause.to_string()),
-            detail: transition.finding.map(|f| f.detail).unwrap_or_default(),
+            detail: transition.finding.map(|f| f.detail.chars().take(HISTORY_DETAIL).collect()).unwrap_or_default(),
         });
     }
 

@@ -83,6 +83,17 @@ fn a_new_boot_answers_starting_until_everything_was_observed_and_at_most_for_sta
 }
 
 #[test]
+fn a_reload_does_not_make_starting_last_longer() {
+    let mut bench = Bench::booted(&[Nginx, Efs]);
+    bench.set(Efs, World::Silent);
+    bench.run(secs(10));
+    bench.retarget(&Efs, "fs-fedcba98");
+    bench.run(secs(5));
+    assert_eq!(bench.status(&Efs), Status::Starting);
+    assert_eq!(bench.instance.state, InstanceState::Serving);
+}
+
+#[test]
 fn an_agent_that_starts_again_in_the_same_boot_is_never_starting() {
     let bench = Bench::resumed(&[Nginx, Efs], Memory { same_boot: true, ..Memory::default() });
     assert_eq!(bench.instance.state, InstanceState::Serving);
@@ -405,6 +416,19 @@ fn a_closed_region_stays_closed_across_restarts_and_boots_until_its_rule_opens_i
     let mut bench = Bench::resumed(&[Nginx, Database], after_boot);
     assert!(!bench.open());
     assert_eq!(bench.run_until(LONG, Bench::open), Some(millis(60_500)), "all was observed in the first step");
+}
+
+#[test]
+fn after_a_boot_a_dependency_that_nobody_could_ask_opens_nothing() {
+    for silent in [World::Silent, World::Fails(Cause::CouldNotRun)] {
+        let mut bench = Bench::resumed(&[Nginx, Efs], Memory { region_closed: true, ..Memory::default() });
+        bench.set(Efs, silent);
+        bench.run(LONG);
+        assert!(!bench.open());
+        bench.pass(Efs);
+        bench.run(secs(70));
+        assert!(bench.open());
+    }
 }
 
 #[test]

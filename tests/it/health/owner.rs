@@ -12,7 +12,7 @@ use dr_agent::config::{Config, DatabaseProbe, ExecProbe, HostProbe, HttpUrl, Lis
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
 use dr_agent::latches::{self, Kind, Latch, Latches};
-use dr_agent::observation::{Component, DatabaseFacts, Facts, Outcome};
+use dr_agent::observation::{Component, DatabaseFacts, Facts, Finding, Outcome};
 use dr_agent::snapshot::{About, Input, Owner, Pace, STALE_AFTER, Snapshot};
 use dr_agent::state::{self, State};
 use jiff::Timestamp;
@@ -444,6 +444,21 @@ fn history_is_a_ring_that_keeps_the_newest() {
     let owner = Owner::new(about(), config, State::default(), memory, Latches::default(), false, long, now);
     let mut agent = Agent { owner, now };
     assert!(agent.publish().history.len() <= 2_000);
+}
+
+#[test]
+fn a_long_detail_is_cut_in_the_history_and_nowhere_else() {
+    let (mut agent, _) = well();
+    let detail = "\u{fc}".repeat(4_096);
+    for _ in 0..2 {
+        let mut seen = observation(Component::Nginx, agent.now, Duration::ZERO, None);
+        seen.outcome = Outcome::Fail(Finding::new(Cause::NginxBadStatus, detail.clone()));
+        agent.take(Input::Observed(seen, oneshot::channel().0));
+    }
+    let snapshot = agent.publish();
+    let entry = snapshot.history.iter().find(|entry| entry.to == "unhealthy").expect("the fall");
+    assert_eq!(entry.detail.chars().count(), 200);
+    assert_eq!(snapshot.components[0].0.finding.as_ref().map(|f| f.detail.len()), Some(8_192));
 }
 
 #[test]
