@@ -34,6 +34,10 @@ use crate::telemetry::{self, event};
 /// Observations in flight to the owner. The owner takes each in microseconds; a full channel only makes probes wait.
 const INPUTS: usize = 64;
 
+/// Threads for file I/O on local disks. Each of a dozen users has at most one outstanding, and the unit's `TasksMax=64`
+/// is never reached: tokio panics when it cannot start a thread.
+const BLOCKING_THREADS: usize = 24;
+
 /// What stopping may take: under the unit's `TimeoutStopSec=5`.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -77,7 +81,11 @@ pub fn run(options: Options) -> Result<(), Error> {
     crate::install_crypto_provider();
     // One thread: everything that could block it is a child process or a bounded blocking task, and a health answer
     // costs microseconds. A second one would cost memory and buy nothing.
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(Error::Runtime)?;
     let result = runtime.block_on(async { Bound::new(options)?.start().run().await });
     // A blocking task that hangs (a dead disk) must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));

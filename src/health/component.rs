@@ -273,5 +273,5 @@ const fn is_working(status: Status) -> bool {
 }
 
 const fn is_hang(cause: Cause) -> bool {
-    matches!(cause, Cause::EfsHung | Cause::EfsServerUnreachable)
+    matches!(cause, Cause::EfsHung | Cause::EfsServerUnreachable | Cause::EfsProxyGone)
 }

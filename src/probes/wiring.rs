@@ -66,7 +66,7 @@ impl Wiring {
             let found = markers(self.public.clone()).await;
             fenced = found.as_ref().is_ok_and(|found| found.contains("fenced"));
             finding = match (found, wanted) {
-                (Ok(found), Some(wanted)) => compare(&found, &wanted),
+                (Ok(found), Some(wanted)) => compare(&found, wanted),
                 (Ok(_), None) => None,
                 // No agent has run here yet.
                 (Err(error), None) if error.kind() == io::ErrorKind::NotFound => None,
@@ -213,7 +213,7 @@ async fn markers(public: PathBuf) -> io::Result<BTreeSet<String>> {
 }
 
 /// `fenced` is not compared: it is the gate itself.
-fn compare(found: &BTreeSet<String>, wanted: &Markers) -> Option<Finding> {
+fn compare(found: &BTreeSet<String>, wanted: Markers) -> Option<Finding> {
     let wrong: Vec<_> = wanted
         .held()
         .into_iter()

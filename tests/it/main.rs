@@ -3,8 +3,6 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
 
-mod support;
-
 // The site through nginx, and what it may answer.
 mod app;
 // The command line's exit codes and words.
@@ -15,40 +13,18 @@ mod config;
 mod database;
 // The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
 mod efs;
-
-// The database probe against real MariaDB servers, and against servers that misbehave.
-mod database;
-/// The database probe against real MariaDB servers, and against servers that misbehave.
-// The decision core against its laws and against what happened to others.
-mod health;
-
-// The site through nginx, and what it may answer.
 // A custom program: trust, exit codes, output, deadline.
 mod exec;
+// The decision core against its laws and against what happened to others.
+mod health;
 // Local disks, memory, pressure.
 mod host;
-// A real nginx in every state it can be in, and servers that no nginx would be.
-mod nginx;
-// What the agent sees of itself through nginx.
-mod wiring;
-// A custom program: trust, exit codes, output, deadline.
-// The decision core against its laws and against what happened to others.
-// Local disks, memory, pressure.
-// The page that Prometheus scrapes, judged by promtool.
-mod metrics;
-// A real nginx in every state it can be in, and servers that no nginx would be.
-// What systemd is told and does, on a machine of its own, and the journal.
-mod systemd;
-// Logs where there is no journal, and a journal or a service manager that takes nothing.
-mod telemetry;
-
-// The shipped nginx file in a real nginx, whatever the site around it does.
-mod site;
-
 // The three listeners, their limits, and what abuses them.
 mod http;
 // The held word on disk.
 mod markers;
+// Every state of the agent, every path, every marker, through nginx.
+mod matrix;
 // The page that Prometheus scrapes, judged by promtool.
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
@@ -61,7 +37,5 @@ mod systemd;
 mod telemetry;
 // What the agent sees of itself through nginx.
 mod wiring;
-// Every state of the agent, every path, every marker, through nginx.
-mod matrix;
 
 mod support;

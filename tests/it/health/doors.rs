@@ -15,11 +15,10 @@ fn component_of(cause: Cause) -> Component {
         Some("nginx") => Nginx,
         Some("app") => App,
         Some("efs") => Efs,
-        Some("database") => Database,
         Some("disk" | "memory" | "io") => Host,
         Some("exec") => exec(),
         Some("wiring") => Wiring,
-        // These may be anything's: on a dependency they could do the most.
+        // The database's own, and what may be anything's: on a dependency it could do the most.
         _ => Database,
     }
 }
@@ -312,7 +311,7 @@ fn a_component_never_yet_healthy_closes_no_region() {
         (App, Cause::AppBadStatus),
         (Host, Cause::DiskReadOnly),
     ] {
-        let mut bench = Bench::booted(&[component.clone()]);
+        let mut bench = Bench::booted(std::slice::from_ref(&component));
         bench.fail(component, cause);
         bench.run(LONG);
         assert_eq!(bench.region.state, RegionState::Open, "{cause}");
@@ -350,7 +349,7 @@ fn the_first_observation_after_a_restart_closes_no_region_however_long_the_hold(
     for (component, cause, on) in
         [(Database, Cause::DatabaseRefused, HoldOn::Database), (Nginx, Cause::NginxRefused, HoldOn::Capacity)]
     {
-        let mut bench = Bench::healthy(&[component.clone()]);
+        let mut bench = Bench::healthy(std::slice::from_ref(&component));
         bench.fail(component.clone(), cause);
         bench.run(secs(30));
         bench.restart();

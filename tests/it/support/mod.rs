@@ -1,15 +1,6 @@
 //! Starts the real parts and takes them down again, also when a test fails.
 #![allow(dead_code, reason = "not every theme uses every helper")]
 
-pub mod ask;
-pub mod hangfs;
-pub mod machine;
-pub mod mariadb;
-pub mod nginx;
-pub mod tcp;
-pub mod machine;
-pub mod mariadb;
-pub mod nginx;
 pub mod agent;
 pub mod ask;
 pub mod hangfs;
