@@ -20,6 +20,7 @@ demo: setup ## Runs the agent on a real nginx, database and mount, breaks each i
 	@tests/demo/run
 
 test: setup ## Runs all tests, on real parts.
+	@tests/setup-machine >/dev/null || echo 'no machine with systemd here: its test will say that it was skipped'
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
 
 lint: setup ## Checks format, lints, licences, banned crates and sources.
