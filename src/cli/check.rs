@@ -19,12 +19,12 @@ use super::{CheckArgs, Exit, Format, page, region, render};
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::config::load::{self, Loaded};
-use crate::health::cause::Cause;
+use crate::health::cause::{Cause, Status, TABLE};
 use crate::health::component::ComponentState;
 use crate::health::verdict::{self, Doors, Group, Inputs, Memory};
 use crate::identity;
 use crate::latches::{self, Kind, Latches};
-use crate::observation::{Finding, Observation, Outcome};
+use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::probes::{Context, Spec, observe_all};
 use crate::report::{self, Missing, Report, Seen};
 use crate::snapshot::About;
@@ -157,8 +157,16 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
 
     let owner = state::Owner { deployment: config.deployment.clone(), instance, region: config.region.clone() };
     let about = About { owner, boot, config_problems: problems };
-    let mut report = judge(&about, &config, observations.unwrap_or_default());
+    let mut observations = observations.unwrap_or_default();
+    let borrowed = asked.as_ref().is_ok_and(|live| borrow_efs(&mut observations, live));
+    let mut report = judge(&about, &config, observations);
     report.agent.probed_as = Some(probed_as);
+    if borrowed {
+        for efs in report.components.iter_mut().filter(|component| component.name == Component::Efs.name()) {
+            let whose = "seen by the running agent, whose child alone may touch the mount";
+            efs.detail = Some(efs.detail.take().map_or(whose.to_owned(), |detail| format!("{detail} ({whose})")));
+        }
+    }
     match asked {
         Ok(live) => report.live = Some(Box::new(live)),
         Err(Error::Permission(_)) => report.missing.insert(
@@ -169,7 +177,13 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
                 fix: "run it as root or as a member of the group `dr-agent-admin`".to_owned(),
             },
         ),
-        Err(error) => report.missing.insert(
+        Err(error) => {
+            // What nginx then answers is no fault of the wiring.
+            let fallback = |c: &&mut report::Component| c.cause.as_deref() == Some(Cause::WiringFallback.name());
+            for wiring in report.components.iter_mut().filter(fallback) {
+                wiring.hint = Some("the agent is not there to be reached: start it and look again".to_owned());
+            }
+            report.missing.insert(
             0,
             Missing {
                 what: error.to_string(),
@@ -178,9 +192,38 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
                         .to_owned(),
                 fix: "`systemctl enable --now dr-agent`; if it should be running: `journalctl -u dr-agent`".to_owned(),
             },
-        ),
+        )
+        }
     }
     Ok(report)
+}
+
+/// There is at most one outstanding operation on the mount of an instance, so beside a running agent its word on the
+/// mount is the one there is. Whether it was taken.
+fn borrow_efs(observations: &mut [Observation], live: &Report) -> bool {
+    let own = observations.iter_mut().find(|observation| {
+        let could_not_run =
+            matches!(&observation.outcome, Outcome::Fail(finding) if finding.cause == Cause::CouldNotRun);
+        observation.component == Component::Efs && could_not_run
+    });
+    let theirs = live.components.iter().find(|component| component.name == Component::Efs.name());
+    let (Some(own), Some(theirs)) = (own, theirs) else { return false };
+    let cause = theirs.cause.as_deref().and_then(by_name);
+    own.outcome = match (theirs.status, cause) {
+        (Status::Healthy, _) => Outcome::Pass,
+        (Status::Degraded | Status::Unhealthy, Some(cause)) => {
+            Outcome::Fail(Finding::new(cause, theirs.detail.clone().unwrap_or_default()))
+        }
+        _ => return false,
+    };
+    own.stages.clear();
+    own.took = Duration::try_from_secs_f64(theirs.took_ms / 1e3).unwrap_or_default();
+    true
+}
+
+/// `None` for a cause that only a newer agent knows.
+fn by_name(name: &str) -> Option<Cause> {
+    TABLE.iter().find(|row| row.name == name).map(|row| row.cause)
 }
 
 /// The same probes, none of which may take longer than `check` has.
@@ -218,7 +261,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Repo
                 took: PROBES_LIMIT,
                 outcome: Outcome::Fail(Finding::new(Cause::CouldNotRun, "the probes did not end in time")),
                 stages: Vec::new(),
-                facts: crate::observation::Facts::None,
+                facts: Facts::None,
             }));
             state
         })
@@ -251,4 +294,31 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Repo
         fix: "remove it as root, or correct who may read it".to_owned(),
     }));
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Kind as ReportKind, sample};
+
+    fn efs(outcome: Outcome) -> Vec<Observation> {
+        let (component, began, took) = (Component::Efs, BootTime::now(), Duration::ZERO);
+        vec![Observation { component, began, took, outcome, stages: Vec::new(), facts: Facts::None }]
+    }
+
+    #[test]
+    fn beside_an_agent_its_word_on_the_mount_is_taken() {
+        let busy = || efs(Outcome::Fail(Finding::new(Cause::CouldNotRun, "the agent's child holds the lock")));
+        let mut seen = busy();
+        assert!(borrow_efs(&mut seen, &sample::well(ReportKind::Live, "ap-south-1")));
+        assert_eq!(seen[0].outcome, Outcome::Pass);
+        let mut seen = busy();
+        assert!(borrow_efs(&mut seen, &sample::trouble(ReportKind::Live)));
+        assert!(matches!(&seen[0].outcome, Outcome::Fail(finding) if finding.cause == Cause::EfsHung));
+        // It knows nothing either, or does not watch it.
+        assert!(!borrow_efs(&mut busy(), &sample::newcomer()));
+        // What was seen here stands.
+        let mut seen = efs(Outcome::Fail(Finding::new(Cause::EfsNotMounted, "")));
+        assert!(!borrow_efs(&mut seen, &sample::well(ReportKind::Live, "ap-south-1")));
+    }
 }

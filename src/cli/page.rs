@@ -154,10 +154,9 @@ fn write_component(page: &mut String, component: &Component, report: &Report) ->
     let before = INDENT + 9 + 2 + since.len() + 14;
     let (name, took) = (&component.name, component.took_ms);
     write!(page, "  {name:<8}  {style}{word:<9}{style:#}  {since}{took:>9.1} ms")?;
-    if component.stages.is_empty() {
-        writeln!(page)?;
-    } else {
-        writeln!(page, "  {DIM}{}{DIM:#}", wrap(&stages(component), before))?;
+    match stages(component) {
+        stages if stages.is_empty() => writeln!(page)?,
+        stages => writeln!(page, "  {DIM}{}{DIM:#}", wrap(&stages, before))?,
     }
     let mut say = |text: &str| writeln!(page, "{:INDENT$}{}", "", wrap(text, INDENT));
     if let Some(words) = &component.words {
@@ -175,13 +174,16 @@ fn write_component(page: &mut String, component: &Component, report: &Report) ->
     }
 }
 
-/// `connect 0.2, headers 0.9`; of a failed attempt the last one is where it failed.
+/// `connect 0.2, headers 0.9`; of a failed attempt the last one is where it failed. What took no time is left out.
 fn stages(component: &Component) -> String {
-    let mut list: Vec<_> = component.stages.iter().map(|stage| format!("{} {:.1}", stage.name, stage.ms)).collect();
-    if let (Status::Unhealthy | Status::Unknown, Some(last)) = (component.status, list.last_mut()) {
-        last.push_str(" <- here");
-    }
-    list.join(", ")
+    let failed = matches!(component.status, Status::Unhealthy | Status::Unknown);
+    let last = component.stages.len().saturating_sub(1);
+    let list = component.stages.iter().enumerate().filter_map(|(index, stage)| {
+        let here = failed && index == last;
+        let shown = format!("{} {:.1}", stage.name, stage.ms);
+        (here || stage.ms >= 0.05).then(|| if here { shown + " <- here" } else { shown })
+    });
+    list.collect::<Vec<_>>().join(", ")
 }
 
 /// What the running agent says of a component, if it is something else.

@@ -18,8 +18,8 @@ fn all_is_well() {
     looked once as user `dr-agent`, 2026-11-24 21:42:07 +00:00
 
     Components
-      nginx     healthy          1.1 ms  connect 0.2, headers 0.9, body 0.0
-      app       healthy          1.1 ms  connect 0.2, headers 0.9, body 0.0
+      nginx     healthy          1.1 ms  connect 0.2, headers 0.9
+      app       healthy          1.1 ms  connect 0.2, headers 0.9
       efs       healthy         10.9 ms  mountinfo 0.1, open 2.4, write 5.1, read 3.3
       database  healthy          0.8 ms  query 0.8
       host      healthy          0.0 ms
@@ -60,7 +60,7 @@ fn the_page_of_three_in_the_morning() {
                 hint: `dr-agent undrain` ends it; so does removing /var/lib/dr-agent/latches/drain.json
 
     Components
-      nginx     healthy          1.1 ms  connect 0.2, headers 0.9, body 0.0
+      nginx     healthy          1.1 ms  connect 0.2, headers 0.9
       app       UNHEALTHY     1000.0 ms  connect 0.2, headers 999.8 <- here
                 app does not answer in time
                 http://127.0.0.1/ (Host shop.example.com): no answer within 1 s
@@ -106,7 +106,7 @@ fn a_newcomer_without_a_file() {
     looked once, 2026-11-24 21:42:07 +00:00
 
     Components
-      nginx     healthy          1.1 ms  connect 0.2, headers 0.9, body 0.0
+      nginx     healthy          1.1 ms  connect 0.2, headers 0.9
       host      healthy          0.0 ms
 
     Verdicts as the agent would give them after this look, and who would act on them
@@ -159,7 +159,7 @@ fn the_running_agent_in_trouble() {
                 hint: `dr-agent undrain` ends it; so does removing /var/lib/dr-agent/latches/drain.json
 
     Components
-      nginx     healthy    for 31 s            1.1 ms  connect 0.2, headers 0.9, body 0.0
+      nginx     healthy    for 31 s            1.1 ms  connect 0.2, headers 0.9
       app       UNHEALTHY  for 15 s         1000.0 ms  connect 0.2, headers 999.8 <- here
                 app does not answer in time
                 http://127.0.0.1/ (Host shop.example.com): no answer within 1 s
