@@ -167,35 +167,36 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
             efs.detail = Some(efs.detail.take().map_or(whose.to_owned(), |detail| format!("{detail} ({whose})")));
         }
     }
-    match asked {
-        Ok(live) => report.live = Some(Box::new(live)),
-        Err(Error::Permission(_)) => report.missing.insert(
-            0,
-            Missing {
-                what: "the running agent could not be asked".to_owned(),
-                costs: "this is one look, without what it remembers".to_owned(),
-                fix: "run it as root or as a member of the group `dr-agent-admin`".to_owned(),
-            },
-        ),
-        Err(error) => {
-            // What nginx then answers is no fault of the wiring.
-            let fallback = |c: &&mut report::Component| c.cause.as_deref() == Some(Cause::WiringFallback.name());
-            for wiring in report.components.iter_mut().filter(fallback) {
-                wiring.hint = Some("the agent is not there to be reached: start it and look again".to_owned());
-            }
-            report.missing.insert(
-            0,
-            Missing {
-                what: error.to_string(),
-                costs:
-                    "nginx answers the health paths with the last word from its marker files, and no change is noticed"
-                        .to_owned(),
-                fix: "`systemctl enable --now dr-agent`; if it should be running: `journalctl -u dr-agent`".to_owned(),
-            },
-        )
+    // What nginx answers without an agent is no fault of the wiring.
+    if matches!(asked, Err(Error::NotRunning(_))) {
+        let fallback = |c: &&mut report::Component| c.cause.as_deref() == Some(Cause::WiringFallback.name());
+        for wiring in report.components.iter_mut().filter(fallback) {
+            wiring.hint = Some("the agent is not there to be reached: start it and look again".to_owned());
         }
     }
+    match asked {
+        Ok(live) => report.live = Some(Box::new(live)),
+        Err(error) => report.missing.insert(0, without_agent(&error)),
+    }
     Ok(report)
+}
+
+/// What it costs that no agent answered.
+fn without_agent(error: &Error) -> Missing {
+    let (what, costs, fix) = if matches!(error, Error::Permission(_)) {
+        (
+            "the running agent could not be asked".to_owned(),
+            "this is one look, without what it remembers",
+            "run it as root or as a member of the group `dr-agent-admin`",
+        )
+    } else {
+        (
+            error.to_string(),
+            "nginx answers the health paths with the last word from its marker files, and no change is noticed",
+            "`systemctl enable --now dr-agent`; if it should be running: `journalctl -u dr-agent`",
+        )
+    };
+    Missing { what, costs: costs.to_owned(), fix: fix.to_owned() }
 }
 
 /// There is at most one outstanding operation on the mount of an instance, so beside a running agent its word on the
