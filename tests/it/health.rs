@@ -1,9 +1,12 @@
 //! The decision core: rules, laws, and the incidents that made them. No I/O and no waiting: time is an argument.
 
+mod answers;
 mod bench;
 mod component;
-mod doors;
 mod incidents;
+mod instance;
 mod laws;
+mod oracle;
 mod owner;
+mod region;
 mod script;

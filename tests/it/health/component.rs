@@ -105,7 +105,7 @@ fn it_falls_after_fall_failures_in_a_row_and_rises_after_rise_passes() {
 
 #[test]
 fn a_hang_of_the_mount_falls_at_once() {
-    for cause in [Cause::EfsHung, Cause::EfsServerUnreachable] {
+    for cause in [Cause::EfsHung, Cause::EfsServerUnreachable, Cause::EfsProxyGone] {
         let mut one = One::healthy(Component::Efs);
         assert_eq!(one.fail(cause), Status::Unhealthy);
     }
