@@ -77,7 +77,8 @@ pub async fn observe(probe: &mut impl Probe, component: Component, deadline: Dur
 }
 
 /// Runs the probe that `build` makes until it is cancelled. The first attempt is made at once; `phase` is added once
-/// after it, and spreads the probes of an instance and the instances of a group. `turns` tells the watchdog that the scheduler lives.
+/// after it, and spreads the probes of an instance and the instances of a group. `turns`
+/// tells the watchdog that the scheduler lives.
 pub async fn run<P: Probe>(
     component: Component,
     schedule: Schedule,
@@ -98,6 +99,9 @@ pub async fn run<P: Probe>(
         let started = Instant::now();
         turns.send_replace(BootTime::now());
         let observation = tokio::select! {
+            // A probe that was cancelled says nothing any more, not even what it has just found: after a reload that
+            // would be taken for the new target's.
+            biased;
             () = cancelled.cancelled() => return,
             observation = observe(&mut probe, component.clone(), schedule.timeout) => observation,
         };

@@ -195,6 +195,9 @@ impl Owner {
                 self.gate_closed = closed;
             }
             Input::Reconfigured(config, about) => {
+                if self.state.owner != state::Owner::default() && !about.owner.agrees(&self.state.owner) {
+                    self.forget(&about.owner, now);
+                }
                 self.about = Arc::new(about);
                 self.reconfigure(config, now);
             }
@@ -261,6 +264,17 @@ impl Owner {
         self.config = config;
     }
 
+    /// The state that was loaded while nobody knew better is another machine's (a copied image): what it said of
+    /// health and verdicts counts no more. What was seen since the start does.
+    fn forget(&mut self, owner: &state::Owner, now: BootTime) {
+        event::state_forgotten(&self.state.owner, owner);
+        for component in &mut self.components {
+            component.ever_healthy = component.last_ok.is_some();
+        }
+        self.doors = Doors::new(verdict::Memory { same_boot: true, ..verdict::Memory::default() }, now);
+        self.state = Arc::default();
+    }
+
     fn record(&mut self, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
         event::component_changed(&transition);
@@ -311,7 +325,12 @@ impl Owner {
             .collect();
         let state = State {
             version: self.state.version,
-            owner: self.about.owner.clone(),
+            // What is not known now stays as it was, or a copied image would go unnoticed when it is known again.
+            owner: state::Owner {
+                deployment: self.about.owner.deployment.clone(),
+                instance: self.about.owner.instance.clone().or_else(|| self.state.owner.instance.clone()),
+                region: self.about.owner.region.clone().or_else(|| self.state.owner.region.clone()),
+            },
             boot: self.about.boot.clone(),
             ever_healthy: healthy,
             region_closed: self.doors.region_closed(),

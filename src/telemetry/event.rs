@@ -17,6 +17,7 @@
 //! | [`latch_ordered`] | `733b1ba17fe68e19572458e23f18321d` | LATCH, VERB, UID, BY |
 //! | [`latch_unreadable`] | `162da701d6e3b0732efc11347da93f5b` | ERROR |
 //! | [`state_set_aside`] | `d545e77b0cb2a764cc4eb0f59655dcfb` | ERROR |
+//! | [`state_forgotten`] | `f1a3ce0d6b9748a2b5e0c7d2984e6133` | FOUND, OWN |
 //! | [`state_not_saved`] | `1349049ccdc4f8dfa9ee374379cb3573` | ERROR |
 //! | [`markers_failed`] | `d6aa78e71d3fd266cbd609c6f8071834` | MARKER, ERROR |
 //! | [`task_restarted`] | `908a3c02a06fe171a5e978ef48a43218` | TASK, PANICKED |
@@ -33,7 +34,7 @@ use crate::health::component::Transition;
 use crate::health::verdict::{InstanceState, InstanceVerdict, RegionState, RegionVerdict};
 use crate::latches::{Kind, Latches};
 use crate::snapshot::About;
-use crate::state::LoadError;
+use crate::state::{LoadError, Owner};
 
 pub const COMPONENT_CHANGED: &str = "8e7e74b4ac6d2986c1da5fe107068701";
 pub const INSTANCE_CHANGED: &str = "dc93a59a7433ca39bd43f80684b22086";
@@ -47,6 +48,7 @@ pub const LATCHES_CHANGED: &str = "7c996410fbc8abdbb0c2d7e3c9e35db8";
 pub const LATCH_ORDERED: &str = "733b1ba17fe68e19572458e23f18321d";
 pub const LATCH_UNREADABLE: &str = "162da701d6e3b0732efc11347da93f5b";
 pub const STATE_SET_ASIDE: &str = "d545e77b0cb2a764cc4eb0f59655dcfb";
+pub const STATE_FORGOTTEN: &str = "f1a3ce0d6b9748a2b5e0c7d2984e6133";
 pub const STATE_NOT_SAVED: &str = "1349049ccdc4f8dfa9ee374379cb3573";
 pub const MARKERS_FAILED: &str = "d6aa78e71d3fd266cbd609c6f8071834";
 pub const TASK_RESTARTED: &str = "908a3c02a06fe171a5e978ef48a43218";
@@ -216,6 +218,12 @@ pub fn latch_unreadable(error: &io::Error) {
 /// The state file cannot be used; the agent starts afresh.
 pub fn state_set_aside(error: &LoadError) {
     warn!(message_id = STATE_SET_ASIDE, error = %ErrorChain(error), "starting without the saved state: {}", ErrorChain(error));
+}
+
+/// Now that it is known who this is, the state in use turns out to be another machine's.
+pub fn state_forgotten(found: &Owner, own: &Owner) {
+    let (found, own) = (format!("{found:?}"), format!("{own:?}"));
+    warn!(message_id = STATE_FORGOTTEN, found, own, "the saved state is another machine's ({found}) and is forgotten");
 }
 
 /// The state could not be written. What it would have said is lost with the next restart.

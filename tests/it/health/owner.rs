@@ -329,3 +329,49 @@ async fn the_owner_publishes_after_every_input_and_every_second_and_ends_with_it
     };
     tokio::join!(owner, test);
 }
+
+/// An image made from a running machine: nobody knew the instance at the start, so the file was taken; then IMDS names
+/// another one.
+#[test]
+fn the_state_of_the_machine_an_image_was_made_of_is_forgotten_when_the_instance_is_known() {
+    let owner = |instance: Option<&str>| state::Owner { instance: instance.map(str::to_owned), ..about().owner };
+    let stored = State {
+        owner: owner(Some("i-00000000000000001")),
+        boot: BOOT.into(),
+        ever_healthy: [("database".to_owned(), "the image's".to_owned())].into(),
+        region_closed: true,
+        ..State::default()
+    };
+    let unknown = About { owner: owner(None), ..about() };
+    let memory = Memory { same_boot: true, region_closed: true, ..Memory::default() };
+    let start = |about: About| {
+        Owner::new(
+            about,
+            Arc::new(config()),
+            stored.clone(),
+            memory.clone(),
+            Latches::default(),
+            false,
+            vec![],
+            at(secs(9)),
+        )
+    };
+    let publish = |owner: &mut Owner| owner.publish(at(secs(10)), Timestamp::UNIX_EPOCH);
+
+    // As long as nobody knows, the stored id stays.
+    let mut agent = start(unknown.clone());
+    let snapshot = publish(&mut agent);
+    assert!(snapshot.region_closed);
+    assert_eq!(snapshot.state.owner, stored.owner);
+    // The same instance: nothing is forgotten.
+    let known = |instance| About { owner: owner(Some(instance)), ..about() };
+    agent.take(Input::Reconfigured(Arc::new(config()), known("i-00000000000000001")), at(secs(10)));
+    assert!(publish(&mut agent).region_closed);
+    // Another one.
+    let mut agent = start(unknown);
+    agent.take(Input::Reconfigured(Arc::new(config()), known("i-00000000000000002")), at(secs(10)));
+    let snapshot = publish(&mut agent);
+    assert!(!snapshot.region_closed);
+    assert_eq!(snapshot.state.ever_healthy, [].into());
+    assert_eq!(snapshot.state.owner.instance.as_deref(), Some("i-00000000000000002"));
+}
