@@ -37,8 +37,8 @@ use crate::telemetry::{ErrorChain, event};
 /// People and their scripts.
 const CONNECTIONS: usize = 32;
 
-/// Longer than all limits of an order together.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// In seconds; longer than all limits of an order together.
+const PATIENCE: u32 = 10;
 
 /// A reason is a sentence.
 const LONGEST_BODY: usize = 8 * 1024;

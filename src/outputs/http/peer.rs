@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -26,8 +25,8 @@ use crate::snapshot::Snapshot;
 /// A group asks 20 times a second at most, and each question is over in milliseconds.
 const CONNECTIONS: usize = 128;
 
-/// A scraper that keeps its connection comes back within a minute or connects anew.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// In seconds. A scraper that keeps its connection comes back within a minute or connects anew.
+const PATIENCE: u32 = 5;
 
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -23,8 +22,8 @@ use crate::snapshot::Snapshot;
 /// One costs about 18 KiB while it is open. nginx opens one for each question and closes it with the answer.
 const CONNECTIONS: usize = 1024;
 
-/// nginx itself gives up after half a second.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// In seconds. nginx itself gives up after half of one.
+const PATIENCE: u32 = 2;
 
 const X_DR_AGENT: HeaderName = HeaderName::from_static("x-dr-agent");
 

@@ -24,10 +24,11 @@ use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How often connections are looked through. Under the 2 s in which the public listener must show that it turns.
+/// How often connections are looked through. Under the 2 s in which the public listener must show that it turns, and
+/// the unit of patience.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What is in flight when the agent stops gets this long.
@@ -44,14 +45,14 @@ const BUFFER: usize = 8 * 1024;
 pub(super) struct Limits {
     /// Open connections.
     pub(super) connections: usize,
-    /// How long a connection may stay open without asking anything; longer than any answer takes to make.
-    pub(super) patience: Duration,
+    /// Sweeps, which are seconds, that a connection may stay open without asking anything; more than any answer takes.
+    pub(super) patience: u32,
 }
 
 impl Limits {
     /// At most `connections`, and not more than a quarter of the descriptors that this process may have: the probes
     /// need some too.
-    pub(super) fn new(connections: usize, patience: Duration) -> Self {
+    pub(super) fn new(connections: usize, patience: u32) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
         Self { connections: connections.min(share).max(1), patience }
@@ -82,7 +83,7 @@ impl Accept for TcpListener {
 }
 
 /// Serves until `cancelled`, then closes the listener at once and finishes what is in flight. `service` makes the
-/// service of one connection; `turned` is told at every connection and at least every two seconds.
+/// service of one connection; `turned` is called at every sweep, which no flood of connections holds up.
 pub(super) async fn serve<L, S, F>(
     listener: L,
     limits: Limits,
@@ -97,21 +98,18 @@ pub(super) async fn serve<L, S, F>(
     let mut connections = Connections { limits, ..Connections::default() };
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let cancelled = Arc::new(cancelled);
     let mut stop = pin!(cancelled.cancelled());
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(ended) = connections.tasks.join_next(), if !connections.tasks.is_empty() => {
-                if let Ok(number) = ended {
-                    connections.open.remove(&number);
-                }
+            _ = sweep.tick() => {
+                connections.sweep();
+                turned();
             }
             accepted = listener.accept() => match accepted {
-                Ok(stream) => {
-                    connections.add(service(&stream), stream, &cancelled);
-                    turned();
-                }
+                Ok(stream) => connections.add(service(&stream), stream, &cancelled),
                 Err(error) if is_shortage(&error) => {
                     // One connection less is one descriptor more, and the pause keeps the loop from spinning.
                     connections.close_oldest();
@@ -120,10 +118,6 @@ pub(super) async fn serve<L, S, F>(
                 // The client is gone already.
                 Err(_) => {}
             },
-            _ = sweep.tick() => {
-                connections.sweep(Instant::now());
-                turned();
-            }
         }
     }
     drop(listener);
@@ -152,13 +146,14 @@ struct Connections {
 struct Open {
     task: AbortHandle,
     asked: Arc<AtomicU32>,
-    /// What `asked` was when it was last seen to have changed, and when that was.
-    seen: (u32, Instant),
+    /// What `asked` was at the last sweep, and at how many sweeps in a row it was so.
+    seen: u32,
+    quiet: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1, patience: SWEEP }
+        Self { connections: 1, patience: 1 }
     }
 }
 
@@ -167,13 +162,14 @@ impl Connections {
         &mut self,
         service: S,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        cancelled: &CancellationToken,
+        cancelled: &Arc<CancellationToken>,
     ) where
         S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>
             + Send
             + 'static,
         F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send,
     {
+        self.forget_ended();
         if self.open.len() >= self.limits.connections {
             self.close_oldest();
         }
@@ -181,7 +177,7 @@ impl Connections {
         self.next += 1;
         let asked = Arc::new(AtomicU32::new(0));
         let service = Counted { service, asked: Arc::clone(&asked) };
-        let cancelled = cancelled.clone();
+        let cancelled = Arc::clone(cancelled);
         let task = self.tasks.spawn(async move {
             // No timer of hyper's: it would allocate one for every request. `sweep` does its work for all at once.
             let connection = http1::Builder::new()
@@ -200,12 +196,12 @@ impl Connections {
             drop(connection.await);
             number
         });
-        self.open.insert(number, Open { task, asked, seen: (0, Instant::now()) });
+        self.open.insert(number, Open { task, asked, seen: 0, quiet: 0 });
     }
 
     /// Closes the oldest connection that has asked nothing since it was last looked at, or else the oldest.
     fn close_oldest(&mut self) {
-        let idle = self.open.iter().find(|(_, open)| open.asked.load(Ordering::Relaxed) == open.seen.0);
+        let idle = self.open.iter().find(|(_, open)| open.asked.load(Ordering::Relaxed) == open.seen);
         let Some((&number, _)) = idle.or_else(|| self.open.first_key_value()) else { return };
         if let Some(open) = self.open.remove(&number) {
             open.task.abort();
@@ -213,19 +209,29 @@ impl Connections {
     }
 
     /// Closes every connection that has asked nothing for too long.
-    fn sweep(&mut self, now: Instant) {
+    fn sweep(&mut self) {
+        self.forget_ended();
         let patience = self.limits.patience;
         self.open.retain(|_, open| {
             let asked = open.asked.load(Ordering::Relaxed);
-            if asked != open.seen.0 {
-                open.seen = (asked, now);
-            }
-            let keep = now - open.seen.1 < patience;
+            open.quiet = if asked == open.seen { open.quiet + 1 } else { 0 };
+            open.seen = asked;
+            let keep = open.quiet <= patience;
             if !keep {
                 open.task.abort();
             }
             keep
         });
+    }
+
+    /// Lets go of connections that have ended. They do not wake the accept loop for it: at tens of thousands a second
+    /// that would cost more than what it frees.
+    fn forget_ended(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Ok(number) = ended {
+                self.open.remove(&number);
+            }
+        }
     }
 }
 
