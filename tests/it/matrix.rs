@@ -237,6 +237,9 @@ fn an_agent_without_descriptors_answers_on() {
     agent.wait_until_it_answers();
     let held: Vec<_> = (0..300).filter_map(|_| agent.public().connect().ok()).collect();
     assert!(held.len() > 100, "{}", agent.log());
+    // A quarter of the descriptors are for connections; the listeners, the signals and the probes have sockets too.
+    let sockets = sockets(agent.pid());
+    assert!(sockets <= 22, "{sockets}");
     for _ in 0..20 {
         assert_eq!(agent.public().get("/health/region").unwrap().status, 200);
     }
@@ -245,4 +248,9 @@ fn an_agent_without_descriptors_answers_on() {
     let files = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().count();
     assert!(files < 40, "{files}");
     agent.stop();
+}
+
+fn sockets(pid: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("look at its descriptors").flatten();
+    files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))).count()
 }
