@@ -135,11 +135,14 @@ impl Bound {
         let now = BootTime::now();
         let saved = saved.unwrap_or_default();
         let markers = markers::resume(&dir);
-        let same_boot = saved.boot == boot;
+        // A disk too full for the state file takes a marker all the same. Markers do not outlive a boot (tmpfiles), so
+        // one without a state file is this boot's.
+        let marked = markers.held().iter().any(|(_, stands)| *stands);
+        let same_boot = saved.boot == boot || (saved.boot.is_empty() && marked);
         let memory = Memory {
             same_boot,
             instance_closed: markers.instance_closed,
-            region_closed: if same_boot { markers.region_closed } else { saved.region_closed },
+            region_closed: markers.region_closed || (!same_boot && saved.region_closed),
             holds: saved.holds.clone(),
         };
         let (latches, _) = latches::read(&dir, &boot, clock::wall(), &latches::Latches::default());

@@ -288,3 +288,6 @@ fn region(given: Option<String>) -> Option<String> {
 
 /// Asking the agent takes no longer than this: it answers from memory.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// An order is written to disk and takes effect before it is answered: the agent gives itself 3 s.
+const ORDER_LIMIT: Duration = Duration::from_secs(4);

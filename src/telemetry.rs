@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 use tracing::field::Field;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,7 +40,9 @@ pub fn lost_lines() -> u64 {
 /// Starts logging for the whole process. The level is `info`, or what `RUST_LOG` says. What libraries log through the
 /// `log` crate is included.
 pub fn init() -> Flush {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    // What cannot be parsed is left out, as nobody reads an error here.
+    let filter = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let to_journal = connected_to_journal();
     let (lines, inbox) = sync_channel(QUEUE);
     let queue = Queue(lines);

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::runtime;
 use tokio::time::timeout;
 
-use super::{ANSWER_LIMIT, Exit, render};
+use super::{ANSWER_LIMIT, Exit, ORDER_LIMIT, render};
 use crate::observation::Stages;
 use crate::probes::http::{self, Address, Request, exchange};
 use crate::report::Report;
@@ -83,10 +83,11 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Resul
 
 /// One request; the body of a 2xx answer.
 pub(super) async fn ask(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+    let limit = if method == Method::GET { ANSWER_LIMIT } else { ORDER_LIMIT };
     let request = Request { method, path, host: "dr-agent", body: body.into(), keep: LONGEST };
     let address = Address::Unix(socket.to_owned());
     let mut stages = Stages::default();
-    let answer = match timeout(ANSWER_LIMIT, exchange(&address, request, &mut stages)).await {
+    let answer = match timeout(limit, exchange(&address, request, &mut stages)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(http::Error::Connect(error))) => {
             return Err(match error.kind() {
