@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use thiserror::Error;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, BootTime};
@@ -33,6 +34,9 @@ use crate::telemetry::{self, event};
 
 /// Observations in flight to the owner. The owner takes each in microseconds; a full channel only makes probes wait.
 const INPUTS: usize = 64;
+
+/// Reading the file and keeping a copy.
+const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Threads for file I/O on local disks. Each of a dozen users has at most one outstanding, and the unit's `TasksMax=64`
 /// is never reached: tokio panics when it cannot start a thread.
@@ -114,22 +118,23 @@ impl Bound {
         };
         let dir = loaded.config.state_dir.clone();
         fs::create_dir_all(&dir).map_err(|error| Error::StateDir { path: dir.clone(), error })?;
+        let saved_in = state::boot_of_file(&dir);
         let saved = state::load(&dir, &who).unwrap_or_else(|error| {
             event::state_set_aside(&error);
+            if matches!(error, state::LoadError::Foreign { .. }) {
+                persist::set_history_aside(&dir);
+            }
             None
         });
         // The last word on the region: what this instance's own state says.
         let remembered = saved.as_ref().and_then(|state| state.owner.region.clone());
-        if who.region.is_none() && who.instance.is_some() && remembered.is_some() {
+        if who.region.is_none() && remembered.is_some() {
             loaded = load::at_start(options.config.as_deref(), remembered.as_deref());
             who.region.clone_from(&remembered);
         }
         let Loaded { config, file, problems } = loaded;
         for problem in &problems {
             event::config_rejected(problem);
-        }
-        if let Some(file) = file.filter(|_| problems.is_empty()) {
-            remember_good(&file, &config);
         }
 
         let now = BootTime::now();
@@ -138,7 +143,7 @@ impl Bound {
         // A disk too full for the state file takes a marker all the same. Markers do not outlive a boot (tmpfiles), so
         // one without a state file is this boot's.
         let marked = markers.held().iter().any(|(_, stands)| *stands);
-        let same_boot = saved.boot == boot || (saved.boot.is_empty() && marked);
+        let same_boot = saved_in.map_or(marked, |saved_in| saved_in == boot);
         let memory = Memory {
             same_boot,
             instance_closed: markers.instance_closed,
@@ -153,6 +158,10 @@ impl Bound {
             Owner::new(about.clone(), Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
         let listeners = Listeners::bind(&config.listen).map_err(Error::Bind)?;
         event::agent_started(&about, &listeners.addresses());
+        // Only now: a file with an address that cannot be bound is not good.
+        if let Some(file) = file.filter(|_| about.config_problems.is_empty()) {
+            remember_good(&file, &config.state_dir);
+        }
         Ok(Self { options, config, about, owner, listeners })
     }
 
@@ -284,19 +293,32 @@ impl Running {
     async fn reload(&mut self) {
         systemd::reloading();
         let region = self.about.owner.region.clone();
-        let loaded = load::reload(self.options.config.as_deref(), region.as_deref());
+        let (path, dir) = (self.options.config.clone(), self.config.state_dir.clone());
+        // Off the runtime: a frozen disk must not hold up a health answer.
+        let reading = spawn_blocking(move || {
+            let loaded = load::reload(path.as_deref(), region.as_deref());
+            if let Ok((Some(file), _)) = &loaded {
+                remember_good(file, &dir);
+            }
+            loaded
+        });
+        let loaded = match timeout(RELOAD_LIMIT, reading).await {
+            Ok(Ok(loaded)) => loaded.map_err(|problems| problems.lines()),
+            Ok(Err(error)) => Err(vec![error.to_string()]),
+            Err(_) => Err(vec![format!("the file could not be read within {} s", RELOAD_LIMIT.as_secs())]),
+        };
         match loaded {
-            Ok((file, mut config)) => {
+            Ok((_, mut config)) => {
                 let mut problems = Vec::new();
                 self.keep_fixed(&mut config, &mut problems);
-                if let Some(file) = file {
-                    remember_good(&file, &config);
-                }
                 self.about.config_problems = problems;
                 self.apply(Arc::new(config));
                 event::config_reloaded();
             }
-            Err(problems) => self.about.config_problems = problems.lines(),
+            Err(mut problems) => {
+                problems.push("in force still: what was before this reload".to_owned());
+                self.about.config_problems = problems;
+            }
         }
         for problem in &self.about.config_problems {
             event::config_rejected(problem);
@@ -368,8 +390,8 @@ impl Running {
 }
 
 /// A good file is kept for the day when it is not.
-fn remember_good(file: &File, config: &Config) {
-    if let Err(error) = load::remember_good(file, &config.state_dir) {
+fn remember_good(file: &File, state_dir: &Path) {
+    if let Err(error) = load::remember_good(file, state_dir) {
         event::state_not_saved(&error);
     }
 }

@@ -273,6 +273,7 @@ impl Owner {
         }
         self.doors = Doors::new(verdict::Memory { same_boot: true, ..verdict::Memory::default() }, now);
         self.state = Arc::default();
+        self.history = Arc::default();
     }
 
     fn record(&mut self, transition: Option<Transition>) {
@@ -317,12 +318,10 @@ impl Owner {
 
     /// Brings what the state file should say up to date; the same `Arc` as long as nothing changed.
     fn remember(&mut self) {
-        let healthy = self
-            .components
-            .iter()
-            .filter(|c| c.ever_healthy)
-            .map(|c| (c.component.name().to_owned(), c.target.clone()))
-            .collect();
+        // What is not watched at the moment is remembered too: it may come back with the next configuration.
+        let mut healthy = self.state.ever_healthy.clone();
+        let seen = self.components.iter().filter(|c| c.ever_healthy);
+        healthy.extend(seen.map(|c| (c.component.name().to_owned(), c.target.clone())));
         let state = State {
             version: self.state.version,
             // What is not known now stays as it was, or a copied image would go unnoticed when it is known again.

@@ -113,6 +113,14 @@ pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
     Ok(Some(state))
 }
 
+/// The boot in which the state file was written, also when the rest of it is of a version that this release cannot read.
+#[must_use]
+pub fn boot_of_file(dir: &Path) -> Option<String> {
+    let text = fs::read(dir.join(FILE)).ok()?;
+    let file: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    Some(file.get("boot")?.as_str()?.to_owned())
+}
+
 /// Replaces the state file; after a crash at any point either the old or the new one is there.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootTime;
@@ -59,6 +59,7 @@ pub async fn run(
     let watchdog = sd_notify::watchdog_enabled();
     let mut beat = interval(watchdog.map_or(LEAST_BUDGET, |period| period / 3));
     beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut awake = Awake::new(BootTime::now());
     let mut told = String::new();
     let mut were_late = Vec::new();
     loop {
@@ -69,7 +70,8 @@ pub async fn run(
                 return cancelled.cancelled().await;
             },
             _ = beat.tick(), if watchdog.is_some() => {
-                let (names, late) = late(&turns, snapshots.borrow().taken, BootTime::now());
+                let now = BootTime::now();
+                let (names, late) = late(&turns, snapshots.borrow().taken, awake.since(now), now);
                 if names.is_empty() {
                     // If it does not arrive, the next one will.
                     drop(send(&NotifyState::Watchdog, None));
@@ -88,10 +90,33 @@ pub async fn run(
     }
 }
 
+/// Notices that the machine slept: timers do not run then, but the boot clock does.
+struct Awake {
+    seen: BootTime,
+    at: Instant,
+    since: BootTime,
+}
+
+impl Awake {
+    fn new(now: BootTime) -> Self {
+        Self { seen: now, at: Instant::now(), since: now }
+    }
+
+    /// Since when the machine has been awake; to be asked again and again.
+    fn since(&mut self, now: BootTime) -> BootTime {
+        if now.since(self.seen) > self.at.elapsed() + Duration::from_secs(1) {
+            self.since = now;
+        }
+        (self.seen, self.at) = (now, Instant::now());
+        self.since
+    }
+}
+
 /// Who has not turned within its budget: names, and the same in words.
 fn late(
     turns: &[(String, Duration, watch::Receiver<BootTime>)],
     snapshot_taken: BootTime,
+    awake_since: BootTime,
     now: BootTime,
 ) -> (Vec<String>, Vec<String>) {
     let tasks = turns
@@ -101,7 +126,7 @@ fn late(
     [("owner", STALE_AFTER, snapshot_taken)]
         .into_iter()
         .chain(tasks)
-        .filter(|&(_, budget, turned)| now.since(turned) > budget)
+        .filter(|&(_, budget, turned)| now.since(turned.max(awake_since)) > budget)
         .map(|(name, budget, turned)| {
             let age = now.since(turned).as_secs();
             (name.to_owned(), format!("`{name}` last turned {age} s ago, its budget is {} s", budget.as_secs()))
@@ -172,10 +197,23 @@ mod tests {
         let (gone, queue) = turns("probe queue", 10, 0);
         drop(gone);
         let turns = [http, efs, queue];
-        assert_eq!(late(&turns, at(90), at(99)).0, Vec::<String>::new());
-        let (names, words) = late(&turns, at(90), at(100));
+        assert_eq!(late(&turns, at(90), at(0), at(99)).0, Vec::<String>::new());
+        let (names, words) = late(&turns, at(90), at(0), at(100));
         assert_eq!(names, ["probe efs"]);
         assert_eq!(words, ["`probe efs` last turned 13 s ago, its budget is 12 s"]);
-        assert_eq!(late(&turns, at(89), at(100)).0, ["owner", "probe efs"]);
+        assert_eq!(late(&turns, at(89), at(0), at(100)).0, ["owner", "probe efs"]);
+        // Nobody turns while the machine sleeps.
+        assert_eq!(late(&turns, at(89), at(98), at(100)).0, Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_is_noticed_by_the_boot_clock_running_ahead() {
+        let mut awake = Awake::new(at(100));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(awake.since(at(107)), at(100));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(awake.since(at(3_600)), at(3_600));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(awake.since(at(3_607)), at(3_600));
     }
 }

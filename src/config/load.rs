@@ -206,7 +206,10 @@ pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
                 problems.extend(why.lines());
             }
             problems.push("in force instead: the built-in defaults, which watch only nginx and the host".to_owned());
-            Config { state_dir, ..defaults() }
+            let mut config = defaults();
+            config.host.paths = vec![PathBuf::from("/"), state_dir.clone()];
+            config.policy.partial = true;
+            Config { state_dir, ..config }
         }
     };
     Loaded { config, file, problems }

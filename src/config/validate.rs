@@ -94,7 +94,8 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
     let exec = exec(&mut probe);
     probe.end();
 
-    let policy = policy(top.section("verdict"), standby);
+    let partial = region.is_none() && !regions.is_empty();
+    let policy = policy(top.section("verdict"), standby, partial);
     let mut metrics = top.section("metrics");
     let allow = metrics.strings("allow").unwrap_or_default();
     let metrics_allow = allow
@@ -423,7 +424,7 @@ fn exec(probe: &mut Section<'_>) -> BTreeMap<String, ExecProbe> {
     probes
 }
 
-fn policy(mut section: Section<'_>, standby: bool) -> Policy {
+fn policy(mut section: Section<'_>, standby: bool, partial: bool) -> Policy {
     let policy = Policy {
         start_limit: section.duration("start_limit", Duration::from_secs(15), START),
         hold_database: section.duration("hold_database", Duration::from_secs(150), HOLD),
@@ -431,6 +432,7 @@ fn policy(mut section: Section<'_>, standby: bool) -> Policy {
         hold_capacity: section.duration("hold_capacity", Duration::from_secs(60), HOLD),
         reopen: section.duration("reopen", Duration::from_secs(60), HOLD),
         standby,
+        partial,
     };
     section.end();
     policy

@@ -293,7 +293,7 @@ mod tests {
 
     use Cause::*;
 
-    /// design.md 5.1, its cells as they stand there, with the causes that a row's first cell names.
+    /// The contract in words: status, instance, region, replacement, with the causes of each row.
     const CONTRACT: &[(&[Cause], &str, &str, &str, &str)] = &[
         (&[NginxRefused, NginxMasterGone], "unhealthy", "503", "capacity rule", "yes, after the repair ladder"),
         (&[NginxTimeout, NginxBadStatus], "unhealthy", "503", "capacity rule", "after the ladder"),
@@ -340,13 +340,13 @@ mod tests {
             "after hold",
             "LOCAL only",
         ),
-        (&[DatabaseReadOnly], "unhealthy", "200", "by role (section 8)", "no"),
+        (&[DatabaseReadOnly], "unhealthy", "200", "by role", "no"),
         (&[DiskFull, DiskReadOnly], "unhealthy", "503", "capacity rule", "yes"),
         (&[CouldNotRun], "unknown", "200", "holds", "no"),
         (&[ExecCritical, MemoryPressure, IoPressure], "degraded", "200", "no", "no"),
         (&[WiringFenceOpen, WiringMarker], "unhealthy", "503", "no", "never"),
         (&[WiringRedirect, WiringFallback, WiringForeign, WiringHelper], "degraded", "200", "no", "no"),
-        // Not rows of 5.1: what sections 2 and 5 name beside it, and what the probes tell apart more finely.
+        // What the probes tell apart more finely.
         (&[AppSlow, EfsSlow, DiskNearlyFull, Flapping], "degraded", "200", "no", "no"),
         (&[ExecWarning, ExecTimeout], "degraded", "200", "no", "no"),
         (&[ExecNotTrusted], "degraded, class `configuration`", "200", "no", "no"),
@@ -371,7 +371,7 @@ mod tests {
                 };
                 assert_eq!(instance, own_instance, "{name}: instance");
                 let own_region: &[&str] = match row.region {
-                    OnRegion::Keeps => &["no", "-", "by role (section 8)"],
+                    OnRegion::Keeps => &["no", "-", "by role"],
                     OnRegion::Capacity => &["capacity rule"],
                     OnRegion::AfterHold => &["after hold", "after hold, if no peer passes"],
                     OnRegion::Holds => &["holds"],
@@ -380,7 +380,7 @@ mod tests {
                 let own_replacement: &[&str] = match row.replacement {
                     OnReplacement::Never => &["no", "never"],
                     OnReplacement::LocalOnly => &["LOCAL only"],
-                    // Section 7: LOCAL, or master gone.
+                    // Local, or master gone.
                     OnReplacement::AfterLadder => &["yes, after the repair ladder"],
                     OnReplacement::LocalAfterLadder => {
                         &["yes, after the repair ladder", "after the ladder", "LOCAL, after remount ladder"]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::health::cause::{Cause, OnInstance, OnRegion, Status};
+use crate::health::cause::{Cause, OnInstance, OnRegion, Row, Status};
 use crate::health::component::ComponentState;
 use crate::observation::Component;
 
@@ -24,6 +24,10 @@ pub struct Policy {
     /// Two regions are configured and this one is not `home`: it never vetoes itself for a dependency, because with
     /// both regions' records unhealthy Route 53 answers the primary one, dead or not.
     pub standby: bool,
+    /// The configuration in force does not name all that this instance is meant to watch: it is the built-in one in
+    /// place of a file that is bad, or nobody knows the region yet. What is not named may still fail, so what is closed
+    /// stays closed.
+    pub partial: bool,
 }
 
 /// What the other members of the group say. A group of one hears nothing.
@@ -251,12 +255,16 @@ impl Doors {
         if self.resumed && self.instance.is_none() {
             let could_close = inputs.components.iter().filter(|c| !matches!(c.component, Component::Exec(_)));
             self.closed_by.extend(could_close.map(|c| c.component.clone()));
+            if inputs.policy.partial {
+                let unnamed = [Component::App, Component::Efs, Component::Database, Component::Wiring];
+                self.closed_by.extend(unnamed);
+            }
         }
         // A closer stays one until it is seen working; one that is no longer configured is none, nor is the app while
         // nobody can see it for the gate.
         self.closed_by.retain(|closer| {
             let known = inputs.components.iter().find(|c| c.component == *closer);
-            known.is_some_and(|c| !has_risen(c)) && !(*closer == Component::App && inputs.gate_closed)
+            known.map_or(inputs.policy.partial, |c| !has_risen(c)) && !(*closer == Component::App && inputs.gate_closed)
         });
         self.closed_by.extend(inputs.components.iter().filter(|c| closes(c, inputs)).map(|c| c.component.clone()));
         self.resumed &= !self.closed_by.is_empty();
@@ -284,11 +292,12 @@ impl Doors {
 
     fn judge_region(&mut self, inputs: &Inputs<'_>) -> RegionVerdict {
         let Inputs { policy, now, .. } = *inputs;
-        // What is not known keeps running holds as they are, lets none come due, and opens nothing.
-        let mut certain = true;
         let mut due = false;
+        // What is not known keeps running holds as they are, lets none come due, and opens nothing.
+        let mut certain = !policy.partial;
         self.holds.retain(|on, _| {
             *on == HoldOn::Capacity
+                || policy.partial
                 || (!policy.standby && inputs.components.iter().any(|c| HoldOn::of(&c.component) == Some(*on)))
         });
         for component in inputs.components.iter().filter(|_| !policy.standby) {
@@ -374,8 +383,13 @@ enum Vote {
 fn vote(component: &ComponentState) -> Vote {
     let row = component.newest_cause().map(Cause::row);
     if component.is_failing_now() {
-        // A cause that leaves the region alone is no failing vote (read-only is a matter of role).
-        if row.is_some_and(|row| row.region == OnRegion::Keeps) { Vote::Healthy } else { Vote::Failing }
+        match row {
+            // It leaves both verdicts alone: read-only is a matter of role.
+            Some(Row { instance: OnInstance::Keeps, region: OnRegion::Keeps, .. }) => Vote::Healthy,
+            // It says nothing of the region, and nothing good of this instance.
+            Some(Row { region: OnRegion::Keeps, .. }) => Vote::Abstains,
+            _ => Vote::Failing,
+        }
     } else if component.is_working_now() {
         Vote::Healthy
     } else {

@@ -5,14 +5,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::snapshot::{HistoryEntry, Snapshot};
 use crate::state::{self, State, write_atomically};
 use crate::telemetry::event;
+
+/// Wait after a write that failed: a full disk is not filled by trying.
+const RETRY: Duration = Duration::from_secs(10);
 
 const HISTORY_FILE: &str = "history.jsonl";
 
@@ -31,10 +36,10 @@ pub async fn run(dir: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>, ca
             written = Some((Arc::clone(&state), Arc::clone(&history)));
             let dir = dir.clone();
             let write = spawn_blocking(move || {
-                if state_changed {
-                    state::save(&dir, &state)?;
-                }
-                if history_changed { save_history(&dir, &history) } else { Ok(()) }
+                // One that fails does not keep the other from being written.
+                let state = if state_changed { state::save(&dir, &state) } else { Ok(()) };
+                let history = if history_changed { save_history(&dir, &history) } else { Ok(()) };
+                state.and(history)
             });
             match write.await {
                 Ok(Ok(())) => complained = false,
@@ -42,6 +47,10 @@ pub async fn run(dir: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>, ca
                     written = None;
                     if !std::mem::replace(&mut complained, true) {
                         event::state_not_saved(&error);
+                    }
+                    tokio::select! {
+                        () = cancelled.cancelled() => return,
+                        () = sleep(RETRY) => {}
                     }
                 }
                 // The runtime is shutting down.
@@ -64,6 +73,12 @@ pub async fn run(dir: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>, ca
 pub fn load_history(dir: &Path) -> Vec<HistoryEntry> {
     let text = fs::read_to_string(dir.join(HISTORY_FILE)).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Sets the history of another machine aside.
+pub fn set_history_aside(dir: &Path) {
+    // Best effort, as for the state file: what stays is replaced with the next write.
+    drop(fs::rename(dir.join(HISTORY_FILE), dir.join(format!("{HISTORY_FILE}.foreign"))));
 }
 
 fn save_history(dir: &Path, history: &[HistoryEntry]) -> io::Result<()> {

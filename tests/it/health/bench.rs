@@ -44,6 +44,7 @@ pub const fn policy() -> Policy {
         hold_capacity: secs(60),
         reopen: secs(60),
         standby: false,
+        partial: false,
     }
 }
 
@@ -94,11 +95,16 @@ impl Bench {
 
     /// The same, in a boot in which an agent ran before.
     pub fn resumed(components: &[Component], memory: Memory) -> Self {
+        Self::resumed_under(policy(), components, memory)
+    }
+
+    /// The same, under another policy.
+    pub fn resumed_under(policy: Policy, components: &[Component], memory: Memory) -> Self {
         let now = at(secs(1_000));
         let mut doors = Doors::new(memory, now);
         let components: Vec<_> = components.iter().map(|c| state(c.clone(), now)).collect();
         let world = components.iter().map(|c| (c.component.clone(), World::Passes)).collect();
-        let (group, policy) = (Group::default(), policy());
+        let group = Group::default();
         let (draining, gate_closed) = (false, false);
         let inputs = Inputs { components: &components, group: &group, policy: &policy, draining, gate_closed, now };
         let (instance, region) = doors.judge(&inputs);

@@ -236,8 +236,9 @@ fn what_was_healthy_on_one_target_says_nothing_of_another() {
     let mut agent = Agent::start(config, (*snapshot.state).clone(), memory, snapshot.taken);
     let snapshot = agent.run(400, &[(Component::Database, Cause::DatabaseRefused)]);
     assert_eq!(snapshot.region.state, RegionState::Open);
-    let ever = snapshot.state.ever_healthy.keys().collect::<Vec<_>>();
-    assert_eq!(ever, ["host", "nginx"]);
+    assert!(snapshot.components.iter().all(|(c, _)| c.component != Component::Database || !c.ever_healthy));
+    // The target it was healthy on may come back.
+    assert!(snapshot.state.ever_healthy["database"].ends_with(":3306"));
 }
 
 #[test]
@@ -374,4 +375,19 @@ fn the_state_of_the_machine_an_image_was_made_of_is_forgotten_when_the_instance_
     assert!(!snapshot.region_closed);
     assert_eq!(snapshot.state.ever_healthy, [].into());
     assert_eq!(snapshot.state.owner.instance.as_deref(), Some("i-00000000000000002"));
+}
+
+/// A reload without the probe and one with it again, while it fails: that it was healthy before is not forgotten.
+#[test]
+fn what_left_the_configuration_and_came_back_was_still_healthy_once() {
+    let mut agent = Agent::first(config());
+    agent.see_all(&[]);
+    let without = Config { database: None, ..config() };
+    agent.take(Input::Reconfigured(Arc::new(without), about()));
+    let snapshot = agent.owner.publish(agent.now, Timestamp::UNIX_EPOCH);
+    assert!(snapshot.state.ever_healthy.contains_key("database"));
+    agent.take(Input::Reconfigured(Arc::new(config()), about()));
+    let snapshot = agent.owner.publish(agent.now, Timestamp::UNIX_EPOCH);
+    let (database, _) = snapshot.components.iter().find(|(c, _)| c.component == Component::Database).unwrap();
+    assert!(database.ever_healthy);
 }

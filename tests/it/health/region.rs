@@ -1,10 +1,10 @@
 //! The region's door.
 
 use dr_agent::health::cause::{Cause, Status};
-use dr_agent::health::verdict::{Domain, Group, HoldOn, Memory, RegionState};
+use dr_agent::health::verdict::{Domain, Group, HoldOn, Memory, Policy, RegionState};
 use dr_agent::observation::Component::{App, Database, Efs, Host, Nginx};
 
-use super::bench::{Bench, World, millis, secs};
+use super::bench::{Bench, World, millis, policy, secs};
 
 /// Longer than any hold and any rise.
 const LONG: std::time::Duration = secs(400);
@@ -334,5 +334,44 @@ fn the_gate_overrides_the_region_and_hides_nothing() {
     assert!(bench.memory().region_closed, "the door beneath moves on");
     bench.gate_closed = false;
     bench.judge();
+    assert_eq!(bench.region.state, RegionState::Closed);
+}
+
+/// The agent starts on the built-in defaults because its file is bad: what it does not watch any more may still fail.
+#[test]
+fn a_partial_configuration_opens_nothing_that_was_closed() {
+    let mut bench = Bench::healthy(&[Nginx, Efs]);
+    bench.fail(Efs, Cause::EfsHung);
+    bench.run(secs(120));
+    assert_eq!(bench.region.state, RegionState::Closed);
+    bench.policy.partial = true;
+    bench.remove(&Efs);
+    bench.run(LONG);
+    assert_eq!(bench.region.state, RegionState::Closed);
+    assert!(bench.region.holds.iter().any(|hold| hold.on == HoldOn::Efs), "the hold is kept");
+    bench.policy.partial = false;
+    bench.run(LONG);
+    assert_eq!(bench.region.state, RegionState::Open);
+}
+
+#[test]
+fn an_instance_resumed_closed_under_a_partial_configuration_stays_closed() {
+    let memory = Memory { same_boot: true, instance_closed: true, ..Memory::default() };
+    let mut bench = Bench::resumed_under(Policy { partial: true, ..policy() }, &[Nginx, Host], memory);
+    bench.run(LONG);
+    assert!(!bench.serves());
+    bench.policy.partial = false;
+    bench.run(LONG);
+    assert!(bench.serves());
+}
+
+/// The mount hangs, the region is closed, and then the mount's TLS proxy dies as well: that is no sign of health.
+#[test]
+fn a_lost_proxy_opens_no_region_that_a_hang_closed() {
+    let mut bench = Bench::healthy(&[Nginx, Efs]);
+    bench.fail(Efs, Cause::EfsHung);
+    bench.run(secs(120));
+    bench.fail(Efs, Cause::EfsProxyGone);
+    bench.run(LONG);
     assert_eq!(bench.region.state, RegionState::Closed);
 }
