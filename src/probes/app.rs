@@ -8,6 +8,7 @@ use crate::health::cause::Cause;
 use crate::observation::{Finding, Outcome, Stages};
 use crate::probes::Probe;
 use crate::probes::http::{self, Answer, Fault, Request};
+use crate::telemetry::ErrorChain;
 
 /// The probe.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Probe for App {
                     Fault::Broken | Fault::Endless => Cause::AppBadAnswer,
                     Fault::Asker => Cause::CouldNotRun,
                 };
-                return Outcome::Fail(Finding::new(cause, http::chain(&error)));
+                return Outcome::Fail(Finding::new(cause, ErrorChain(&error).to_string()));
             }
         };
         let took = began.elapsed();

@@ -22,8 +22,9 @@ use tokio::time::timeout;
 use crate::config::ExecProbe;
 use crate::health::cause::Cause;
 use crate::observation::{Finding, Outcome, Stages};
+use crate::probes::Probe;
 use crate::probes::blocking::Lane;
-use crate::probes::{Probe, http::chain};
+use crate::telemetry::ErrorChain;
 
 /// The whole environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -71,9 +72,8 @@ enum StartError {
 }
 
 impl Exec {
-    /// `name` is the component's; two programs never share anything.
     #[must_use]
-    pub fn new(_name: &str, probe: &ExecProbe) -> Self {
+    pub fn new(probe: &ExecProbe) -> Self {
         Self { command: probe.command.clone(), timeout: probe.schedule.timeout, lane: Lane::new() }
     }
 }
@@ -88,9 +88,9 @@ impl Probe for Exec {
                 running.end().await
             }
             Ok(Err(error @ StartError::NotTrusted(_))) => {
-                return Outcome::Fail(Finding::new(Cause::ExecNotTrusted, chain(&error)));
+                return Outcome::Fail(Finding::new(Cause::ExecNotTrusted, ErrorChain(&error).to_string()));
             }
-            Ok(Err(error)) => return Outcome::Fail(Finding::new(Cause::CouldNotRun, chain(&error))),
+            Ok(Err(error)) => return Outcome::Fail(Finding::new(Cause::CouldNotRun, ErrorChain(&error).to_string())),
             Err(error) => return Outcome::Fail(Finding::new(Cause::CouldNotRun, error.to_string())),
         };
         stages.leave();

@@ -4,8 +4,6 @@
 //! No pool, on purpose: each probe must prove that a new connection is accepted. Redirects are answers, not followed.
 //! Nothing here has a deadline of its own: whoever calls drops the request, and that closes the connection.
 
-use std::error::Error as StdError;
-use std::fmt::Write;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -145,18 +143,6 @@ impl Error {
     }
 }
 
-/// An error and everything below it, in one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut below = error.source();
-    while let Some(error) = below {
-        // Writing to a string cannot fail.
-        let _ = write!(line, ": {error}");
-        below = error.source();
-    }
-    line
-}
-
 /// The `Host` header that a URL asks for by itself.
 #[must_use]
 pub fn host_header(url: &HttpUrl) -> String {
@@ -250,6 +236,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::telemetry::ErrorChain;
 
     #[tokio::test]
     async fn a_unix_socket_is_asked_as_tcp_is() {
@@ -280,7 +267,7 @@ mod tests {
         let address = Address::Unix(folder.path().join("control.sock"));
         let error = exchange(&address, Request::get("agent", "/"), &mut Stages::default()).await.unwrap_err();
         assert_eq!(error.fault(), Fault::Refused);
-        assert_eq!(chain(&error), "cannot connect: No such file or directory (os error 2)");
+        assert_eq!(ErrorChain(&error).to_string(), "cannot connect: No such file or directory (os error 2)");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::observation::{Facts, Finding, NginxFacts, Outcome, Stages};
 use crate::probes::Probe;
 use crate::probes::blocking::Lane;
 use crate::probes::http::{self, Address, Answer, Fault, Request};
+use crate::telemetry::ErrorChain;
 
 /// What the probe page says. `packaging/nginx` holds the other copy.
 pub const PAGE: &[u8] = b"dr-agent nginx\n";
@@ -97,7 +98,7 @@ impl Probe for Nginx {
             Ok(answer) => return judge(&answer),
             Err(error) => error,
         };
-        let detail = http::chain(&error);
+        let detail = ErrorChain(&error).to_string();
         Outcome::Fail(match error.fault() {
             Fault::Refused => self.refused(detail).await,
             Fault::Broken => Finding::new(Cause::NginxBadStatus, detail),

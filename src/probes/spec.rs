@@ -139,7 +139,7 @@ impl Spec {
             Self::Wiring(probe) => {
                 run!(|| wiring::Wiring::new(&probe, &context.state_dir, context.snapshots.clone()));
             }
-            Self::Exec(name, probe) => run!(|| exec::Exec::new(&name, &probe)),
+            Self::Exec(_, probe) => run!(|| exec::Exec::new(&probe)),
         }
     }
 
@@ -161,7 +161,7 @@ impl Spec {
                 let mut wiring = wiring::Wiring::new(&probe, &context.state_dir, context.snapshots);
                 observe(&mut wiring, component, deadline).await
             }
-            Self::Exec(name, probe) => observe(&mut exec::Exec::new(&name, &probe), component, deadline).await,
+            Self::Exec(_, probe) => observe(&mut exec::Exec::new(&probe), component, deadline).await,
         }
     }
 }

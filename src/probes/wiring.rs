@@ -25,6 +25,7 @@ use crate::probes::blocking::Lane;
 use crate::probes::http::{self, Address, Answer, Fault, Request};
 use crate::probes::{Probe, worst};
 use crate::snapshot::Snapshot;
+use crate::telemetry::ErrorChain;
 
 /// One answer through nginx: its 200 ms to connect and 500 ms to read, and some for a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -119,9 +120,9 @@ impl Wiring {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(match error.fault() {
                 // nginx hangs up on hosts it does not know (`return 444`).
-                Fault::Broken | Fault::Endless => Finding::new(Cause::WiringForeign, http::chain(&error)),
+                Fault::Broken | Fault::Endless => Finding::new(Cause::WiringForeign, ErrorChain(&error).to_string()),
                 Fault::Refused | Fault::Unreachable | Fault::Asker => {
-                    Finding::new(Cause::CouldNotRun, format!("nginx does not answer: {}", http::chain(&error)))
+                    Finding::new(Cause::CouldNotRun, format!("nginx does not answer: {}", ErrorChain(&error)))
                 }
             }),
             Err(_) => Err(Finding::new(Cause::CouldNotRun, "nginx does not answer in time")),

@@ -20,7 +20,7 @@ const SHORT: Duration = Duration::from_secs(2);
 fn exec(command: &[&str], timeout: Duration) -> Exec {
     let command = command.iter().map(|&word| word.to_owned()).collect();
     let schedule = Schedule { interval: 2 * timeout, timeout, fast_interval: None, fall: 2, rise: 2 };
-    Exec::new("queue", &ExecProbe { schedule, command })
+    Exec::new(&ExecProbe { schedule, command })
 }
 
 async fn look(command: &[&str], deadline: Duration) -> Observation {
