@@ -272,6 +272,10 @@ fn plan(kind: Kind, order: &Order, others: usize, boot: &str, at: Timestamp) -> 
     if reason.is_empty() {
         return refuse("a reason is needed", "say why, for whoever finds it: `--reason TEXT`");
     }
+    // It is shown on terminals, in logs and in files of lines.
+    if reason.contains(char::is_control) {
+        return refuse("the reason has a control character in it", "write it on one line, without tabs or escapes");
+    }
     let span = match (order.seconds, kind) {
         (Span::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
         (Span::Usual, Kind::Drain) => Some(DRAIN),
@@ -380,6 +384,16 @@ mod tests {
         assert_eq!(planned(Kind::Hold, &absurd, 0).unwrap_err().0, 409);
         assert_eq!(planned(Kind::Hold, r#"{"reason":" "}"#, 0).unwrap_err().0, 409);
         assert_eq!(planned(Kind::Hold, r#"{"reason":"x","seconds":0}"#, 0).unwrap_err().0, 409);
+    }
+
+    #[test]
+    fn a_reason_is_one_line_of_text() {
+        for reason in [r"x\ny", r"x\ty", r"\u001b[31mx", r"x\u0000", r"x\u007fy", r"x\u009by"] {
+            let refused = planned(Kind::Hold, &format!(r#"{{"reason":"{reason}"}}"#), 0).unwrap_err();
+            assert_eq!(refused, (409, "the reason has a control character in it".to_owned()), "{reason}");
+        }
+        let latch = planned(Kind::Hold, r#"{"reason":" Größe \"é\" \n"}"#, 0).unwrap();
+        assert_eq!(latch.reason, r#"Größe "é""#, "what stands around it is cut off");
     }
 
     #[test]
