@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 
 use crate::support::ask::Answer;
 use crate::support::nginx::Nginx;
@@ -39,6 +40,8 @@ fn what_sites_switch_on_globally_does_not_reach_the_health_paths() {
         ("", "expires 30d; add_header X-Shop yes;"),
         ("open_file_cache max=100 inactive=60s; open_file_cache_errors on;", ""),
         ("proxy_buffering off;", ""),
+        ("", "proxy_bind 127.0.0.1;"),
+        ("", "proxy_method POST;"),
     ] {
         let nginx = site::start(&scratch, http, server);
         assert_all_from_the_agent(&nginx, &format!("{http} {server}"));
@@ -46,6 +49,51 @@ fn what_sites_switch_on_globally_does_not_reach_the_health_paths() {
         assert!(zipped.body.starts_with(r#"{"ok":true"#), "{zipped:?}");
         let log = nginx.error_log();
         assert!(!log.contains("[warn]") && !log.contains("[emerg]"), "{log}");
+    }
+}
+
+#[test]
+fn what_keeps_questions_from_the_agent_is_answered_with_the_last_word() {
+    let scratch = Scratch::new();
+    let _agent = Served::start(&scratch);
+    let zone = "limit_req_zone $server_name zone=few:1m rate=1r/m;";
+    for server in [
+        "error_page 503 =200 /; limit_req zone=few;",
+        "error_page 429 =200 /; limit_req zone=few; limit_req_status 429;",
+        "auth_request /auth; location = /auth { return 401; }",
+        "auth_request /auth; location = /auth { return 403; }",
+        "auth_request /auth; location = /auth { return 500; }",
+    ] {
+        let nginx = site::start(&scratch, zone, server);
+        // The first one may be within the rate.
+        get(&nginx, "/health/live");
+        for (path, status) in PATHS.into_iter().zip([503, 200, 200, 503, 503]) {
+            let answer = get(&nginx, &format!("/health/{path}"));
+            assert_eq!(answer.status, status, "{server} {path}: {answer:?}");
+            assert_eq!(answer.header("x-dr-agent"), Some("absent"), "{server} {path}: {answer:?}");
+            assert_eq!(answer.json()["dr-agent"], path);
+        }
+        // Markers count here too.
+        scratch.mark("fenced", true);
+        assert_eq!(get(&nginx, "/health/region").status, 503, "{server}");
+        scratch.mark("fenced", false);
+        assert_eq!(nginx.error_log(), "", "{server}");
+    }
+}
+
+#[test]
+fn the_locations_of_the_health_paths_are_equal_but_for_the_path() {
+    let text = site::shipped(Path::new("/S"), Path::new("/M"));
+    let locations = PATHS.map(|path| {
+        let (_, block) = text.split_once(&format!("location = /health/{path} {{\n")).expect(path);
+        let (block, _) = block.split_once("\n}\n").expect(path);
+        block
+            .replace(&format!("/health/{path};"), "/health/PATH;")
+            .replace(&format!("@dr_agent_{path};"), "@dr_agent_PATH;")
+    });
+    for location in &locations {
+        assert!(location.contains("/health/PATH;") && location.contains("@dr_agent_PATH;"), "{location}");
+        assert_eq!(location, &locations[0]);
     }
 }
 
