@@ -186,11 +186,7 @@ impl Bound {
             cancelled.clone(),
             public.serve(snapshots.clone(), http_turns, cancelled.clone()),
         );
-        tasks.essential(
-            "peer listener",
-            cancelled.clone(),
-            peer.serve(snapshots.clone(), config.metrics_allow.clone(), cancelled.clone()),
-        );
+        tasks.essential("peer listener", cancelled.clone(), peer.serve(snapshots.clone(), cancelled.clone()));
         let orders = Control { state_dir: dir.clone(), boot: about.boot.clone(), inputs: inputs.clone() };
         tasks.essential(
             "control listener",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dr_agent::clock::BootTime;
 use dr_agent::config::{Network, PublicAddress};
 use dr_agent::latches::{self, Kind};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::ask::{Answer, Stream, Target, parse};
 use crate::support::eventually;
@@ -109,6 +109,15 @@ fn nonsense_ends_its_own_connection_only() {
     assert_answers(&agent.public());
 }
 
+/// As many connections as this process can hold, up to 10,000: both ends are in it, and the other tests are too.
+fn most_connections() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("raise the soft limit to the hard one");
+    let most = maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap());
+    // The agent keeps a quarter of the descriptors for connections, so half of them are the test's at the worst.
+    (most / 2).clamp(200, 10_000)
+}
+
 /// Connections on which a request was begun and not ended.
 fn slow_connections(target: &Target, count: usize) -> Vec<Box<dyn Stream>> {
     (0..count)
@@ -123,13 +132,12 @@ fn slow_connections(target: &Target, count: usize) -> Vec<Box<dyn Stream>> {
 
 #[test]
 fn thousands_of_slow_connections_do_not_stop_the_answers() {
+    // Before the agents start, which take their share of the descriptors from it.
+    let most = most_connections();
+    eprintln!("{most} slow connections at once");
     let (_scratch, agent) = started();
     let over_tcp = Scratch::new();
-    let tcp =
-        Served::with(&over_tcp, |config| config.listen.public = PublicAddress::Tcp(([127, 0, 0, 1], 0).into()), vec![]);
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    // Both ends are in this process, and the other tests are too.
-    let most = usize::try_from(limit / 2).unwrap().clamp(200, 10_000);
+    let tcp = Served::with(&over_tcp, |config| config.listen.public = PublicAddress::Tcp(([127, 0, 0, 1], 0).into()));
     for target in [agent.public(), tcp.public()] {
         for count in [2_000.min(most), most] {
             let slow = slow_connections(&target, count);
@@ -260,13 +268,35 @@ fn metrics_are_for_loopback_and_the_configured_networks_and_never_through_a_prox
 #[test]
 fn metrics_are_refused_to_other_addresses() {
     let Some(own) = own_address() else { return };
-    let ask = |allow: Vec<Network>| {
-        let scratch = Scratch::new();
-        let agent = Served::with(&scratch, |_| {}, allow);
-        Target::Tcp((own, agent.peer.port()).into()).get("/metrics").unwrap().status
+    let (_scratch, agent) = started();
+    let target = Target::Tcp((own, agent.peer.port()).into());
+    let mut kept = target.connect().unwrap();
+    let mut ask_on_kept = || {
+        kept.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        read_one(&mut kept).status
     };
-    assert_eq!(ask(vec![]), 403);
-    assert_eq!(ask(vec![Network { address: own, prefix: 31 }]), 200);
+    assert_eq!(ask_on_kept(), 403);
+    // What a reload allows is allowed from then on, and what it takes away is taken from open connections too.
+    for (allow, status) in [(vec![Network { address: own, prefix: 31 }], 200), (vec![], 403)] {
+        agent.reconfigure(|config| config.metrics_allow = allow);
+        assert_eq!(ask_on_kept(), status);
+        assert_eq!(target.get("/metrics").unwrap().status, status);
+    }
+}
+
+/// Reads one answer from a connection that stays open.
+fn read_one(stream: &mut impl Read) -> Answer {
+    let (mut text, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        let count = stream.read(&mut part).expect("an answer in time");
+        assert_ne!(count, 0, "it is open");
+        text.extend_from_slice(&part[..count]);
+        let Ok(answer) = parse(&text) else { continue };
+        let length: usize = answer.header("content-length").expect("a length").parse().expect("a number");
+        if answer.body.len() >= length {
+            return answer;
+        }
+    }
 }
 
 /// An address of this machine that is not loopback.
@@ -424,6 +454,7 @@ fn orders_that_make_no_sense_change_nothing() {
         (r#"{"reason":"x","seconds":-1,"force":true}"#, 400),
         (long.as_str(), 400),
         (r#"{"reason":"  ","force":true}"#, 409),
+        (r#"{"reason":"x\ny","force":true}"#, 409),
         (r#"{"reason":"x","seconds":0,"force":true}"#, 409),
         (r#"{"reason":"x","seconds":86401,"force":true}"#, 409),
     ] {

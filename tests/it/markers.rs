@@ -90,18 +90,14 @@ fn a_marker_that_cannot_be_set_makes_the_wiring_unhealthy_and_the_instance_close
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.state()).unwrap();
     fs::write(scratch.markers(), "a file where the folder belongs").unwrap();
-    let agent = Served::with(
-        &scratch,
-        |config| {
-            let wiring = dr_agent::config::WiringProbe {
-                schedule: config.host.schedule,
-                address: ([127, 0, 0, 1], 1).into(),
-                hosts: vec![],
-            };
-            config.wiring = Some(wiring);
-        },
-        vec![],
-    );
+    let agent = Served::with(&scratch, |config| {
+        let wiring = dr_agent::config::WiringProbe {
+            schedule: config.host.schedule,
+            address: ([127, 0, 0, 1], 1).into(),
+            hosts: vec![],
+        };
+        config.wiring = Some(wiring);
+    });
     let wiring = || {
         let snapshot = agent.snapshot();
         let (wiring, _) = snapshot.components.iter().find(|(c, _)| c.component == Component::Wiring).unwrap();

@@ -31,16 +31,11 @@ const PATIENCE: u32 = 5;
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Peer {
-    /// Answers until `cancelled`. `allow`: who may read the metrics beside loopback.
-    pub async fn serve(
-        self,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        allow: Vec<Network>,
-        cancelled: CancellationToken,
-    ) {
-        let service = |stream: &TcpStream| {
-            let asker = stream.peer_addr().ok().map(|address| address.ip());
-            Answers { snapshots: snapshots.clone(), may_read: asker.is_some_and(|ip| may_read(&allow, ip)) }
+    /// Answers until `cancelled`.
+    pub async fn serve(self, snapshots: watch::Receiver<Arc<Snapshot>>, cancelled: CancellationToken) {
+        let service = |stream: &TcpStream| Answers {
+            snapshots: snapshots.clone(),
+            asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
         serve(self.0, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
     }
@@ -49,7 +44,8 @@ impl Peer {
 /// Answers one connection.
 struct Answers {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    may_read: bool,
+    /// Unknown when it was gone before it was looked at.
+    asker: Option<IpAddr>,
 }
 
 impl Service<Request<Incoming>> for Answers {
@@ -77,10 +73,11 @@ impl Answers {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        if !self.may_read {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        // By the configuration in force now: a reload also counts for connections that are open.
+        if !self.asker.is_some_and(|ip| may_read(&snapshot.config.metrics_allow, ip)) {
             return answer(StatusCode::FORBIDDEN, TEXT, "this address is not in `metrics.allow`\n");
         }
-        let snapshot = Arc::clone(&self.snapshots.borrow());
         answer(StatusCode::OK, METRICS, metrics::page(&snapshot, BootTime::now()))
     }
 }

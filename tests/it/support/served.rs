@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use dr_agent::clock::{self, BootTime};
-use dr_agent::config::{self, Config, Network, PublicAddress};
+use dr_agent::config::{self, Config, PublicAddress};
 use dr_agent::health::verdict::Memory;
 use dr_agent::latches::{self, Latches};
 use dr_agent::observation::Observation;
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::Target;
+use super::eventually;
 use super::site::Scratch;
 
 /// What runs; ended and joined when it is dropped.
@@ -38,10 +39,10 @@ const BOOT: &str = "this boot";
 impl Served {
     /// Starts in `scratch` as an agent that has run in this boot before, so that nothing is `starting`.
     pub fn start(scratch: &Scratch) -> Self {
-        Self::with(scratch, |_| {}, Vec::new())
+        Self::with(scratch, |_| {})
     }
 
-    pub fn with(scratch: &Scratch, change: impl FnOnce(&mut Config), allow: Vec<Network>) -> Self {
+    pub fn with(scratch: &Scratch, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config::defaults();
         config.state_dir = scratch.state();
         config.listen.public = PublicAddress::Unix(scratch.socket());
@@ -79,7 +80,7 @@ impl Served {
                 tasks.spawn(owner.run(inbox, publisher));
                 let Listeners { public, peer, control } = listeners;
                 tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
-                tasks.spawn(peer.serve(snapshots.clone(), allow, token.clone()));
+                tasks.spawn(peer.serve(snapshots.clone(), token.clone()));
                 let orders = Control { state_dir: dir.clone(), boot: BOOT.to_owned(), inputs: inputs.clone() };
                 tasks.spawn(control.serve(snapshots.clone(), orders, token.clone()));
                 tasks.spawn(markers::run(dir, snapshots.clone(), inputs.clone(), token.clone()));
@@ -121,6 +122,19 @@ impl Served {
         let (reply, pace) = oneshot::channel();
         self.inputs.blocking_send(Input::Observed(observation, reply)).expect("the owner runs");
         pace.blocking_recv().expect("the component exists");
+    }
+
+    /// Puts a changed configuration in force as a reload would, and waits until it is.
+    pub fn reconfigure(&self, change: impl FnOnce(&mut Config)) {
+        let before = self.snapshot();
+        let mut config = Config::clone(&before.config);
+        change(&mut config);
+        let config = Arc::new(config);
+        let input = Input::Reconfigured(Arc::clone(&config), About::clone(&before.about));
+        self.inputs.blocking_send(input).expect("the owner runs");
+        eventually("the configuration is in force", || {
+            Arc::ptr_eq(&self.snapshot().config, &config).then_some(()).ok_or("not yet")
+        });
     }
 
     /// Tells it to stop, without waiting.
