@@ -1,7 +1,10 @@
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
 
 use crate::support::ask::Answer;
+use crate::support::eventually;
 use crate::support::nginx::Nginx;
 use crate::support::served::Served;
 use crate::support::site::{self, SHOP, Scratch, target};
@@ -79,6 +82,23 @@ fn what_keeps_questions_from_the_agent_is_answered_with_the_last_word() {
         scratch.mark("fenced", false);
         assert_eq!(nginx.error_log(), "", "{server}");
     }
+}
+
+#[test]
+fn a_limit_of_connections_is_answered_with_the_last_word() {
+    let scratch = Scratch::new();
+    let _agent = Served::start(&scratch);
+    // Takes connections and never answers.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = format!("limit_conn open 1; location /slow {{ proxy_pass http://{}; }}", mute.local_addr().unwrap());
+    let nginx = site::start(&scratch, "limit_conn_zone $server_name zone=open:1m;", &slow);
+    let mut held = target(&nginx).connect().unwrap();
+    held.write_all(b"GET /slow HTTP/1.1\r\nHost: shop.example.com\r\n\r\n").unwrap();
+    eventually("the last word", || {
+        let answer = get(&nginx, "/health/region");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (answer.header("x-dr-agent") == Some("absent")).then_some(()).ok_or("the agent is asked")
+    });
 }
 
 #[test]
