@@ -150,7 +150,7 @@ impl Bound {
             region_closed: markers.region_closed || (!same_boot && saved.region_closed),
             holds: saved.holds.clone(),
         };
-        let (latches, _) = latches::read(&dir, &boot, clock::wall(), &latches::Latches::default());
+        let (latches, _) = latches::read(&dir, &boot, now, clock::wall(), &latches::Latches::default());
         let history = persist::load_history(&dir);
         let about = About { owner: who, boot, config_problems: problems };
         let config = Arc::new(config);

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
+use crate::clock::{self, BootTime};
 use crate::snapshot::Input;
 use crate::state::write_atomically;
 use crate::telemetry::event;
@@ -60,8 +60,21 @@ pub struct Latch {
     pub at: Timestamp,
     /// `None`: until it is cleared or the machine reboots.
     pub until: Option<Timestamp>,
+    /// The same on the boot clock, which nobody can set: this is what ends it. A file written by hand may leave it out
+    /// and ends by the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_boot: Option<BootTime>,
     /// The boot it was set in. It ends with that boot.
     pub boot: String,
+}
+
+impl Latch {
+    fn is_over(&self, now: BootTime, at: Timestamp) -> bool {
+        match self.until_boot {
+            Some(until) => until <= now,
+            None => self.until.is_some_and(|until| until <= at),
+        }
+    }
 }
 
 /// The latches in force.
@@ -97,10 +110,10 @@ struct Unusable {
     error: io::Error,
 }
 
-/// The latches in force at `now` in this boot. A file that cannot be read or parsed is reported and leaves its latch as
+/// The latches in force at `now`, which is `at` for people, in this boot. A file that cannot be read or parsed is reported and leaves its latch as
 /// it was `before`: running out of descriptors must not end a drain.
 #[must_use]
-pub fn read(state_dir: &Path, boot: &str, now: Timestamp, before: &Latches) -> (Latches, Vec<io::Error>) {
+pub fn read(state_dir: &Path, boot: &str, now: BootTime, at: Timestamp, before: &Latches) -> (Latches, Vec<io::Error>) {
     let mut latches = Latches::default();
     let mut errors = Vec::new();
     for kind in Kind::ALL {
@@ -112,8 +125,7 @@ pub fn read(state_dir: &Path, boot: &str, now: Timestamp, before: &Latches) -> (
                 before.get(kind).cloned()
             }
         };
-        let in_force = |latch: &Latch| latch.boot == boot && latch.until.is_none_or(|until| now < until);
-        latches.0.extend(latch.filter(in_force));
+        latches.0.extend(latch.filter(|latch| latch.boot == boot && !latch.is_over(now, at)));
     }
     (latches, errors)
 }
@@ -160,7 +172,7 @@ pub async fn watch(state_dir: PathBuf, boot: String, inputs: mpsc::Sender<Input>
         let (dir, boot) = (state_dir.clone(), boot.clone());
         // One outstanding read at most: a hanging disk costs one thread.
         let before = known.clone().unwrap_or_default();
-        let look = spawn_blocking(move || read(&dir, &boot, clock::wall(), &before));
+        let look = spawn_blocking(move || read(&dir, &boot, BootTime::now(), clock::wall(), &before));
         let Ok((latches, errors)) = look.await else { return };
         for error in &errors {
             if !complained {
@@ -194,14 +206,19 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
+    /// The same second on the boot clock.
+    fn up(second: i64) -> BootTime {
+        BootTime::from_boot(Duration::from_secs((1_000_000 + second).try_into().unwrap()))
+    }
+
     fn latch(kind: Kind, until: Option<i64>) -> Latch {
         let (reason, by) = ("disk swap".to_owned(), "uid 0".to_owned());
-        Latch { kind, reason, by, at: at(0), until: until.map(at), boot: BOOT.to_owned() }
+        Latch { kind, reason, by, at: at(0), until: until.map(at), until_boot: until.map(up), boot: BOOT.to_owned() }
     }
 
     /// The latches at a second, without any before.
     fn fresh(dir: &Path, second: i64) -> (Vec<Latch>, usize) {
-        let (latches, errors) = read(dir, BOOT, at(second), &Latches::default());
+        let (latches, errors) = read(dir, BOOT, up(second), at(second), &Latches::default());
         (latches.iter().cloned().collect(), errors.len())
     }
 
@@ -230,6 +247,29 @@ mod tests {
         for (second, in_force) in [(-1_000_000, true), (0, true), (3_599, true), (3_600, false), (1_000_000, false)] {
             assert_eq!(fresh(dir.path(), second).0.len(), usize::from(in_force), "at {second}");
         }
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_neither_ends_nor_prolongs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        set(dir.path(), &latch(Kind::Drain, Some(600))).unwrap();
+        for step in [-1_000_000, -3_600, 0, 3_600, 1_000_000] {
+            for (second, in_force) in [(0, true), (599, true), (600, false), (10_000, false)] {
+                let (latches, _) = read(dir.path(), BOOT, up(second), at(second + step), &Latches::default());
+                assert_eq!(latches.get(Kind::Drain).is_some(), in_force, "at {second}, the wall clock off by {step} s");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_written_by_hand_may_give_its_end_by_the_wall_clock_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let by_hand = Latch { until_boot: None, ..latch(Kind::Drain, Some(600)) };
+        set(dir.path(), &by_hand).unwrap();
+        let text = fs::read_to_string(path(dir.path(), Kind::Drain)).unwrap();
+        assert!(!text.contains("until_boot"), "{text}");
+        assert_eq!(fresh(dir.path(), 599), (vec![by_hand], 0));
+        assert_eq!(fresh(dir.path(), 600), (vec![], 0));
     }
 
     #[test]
@@ -263,7 +303,7 @@ mod tests {
             assert_eq!(fresh(dir.path(), 0), (vec![], 1));
             for (until, second, in_force) in [(None, 0, true), (Some(60), 59, true), (Some(60), 60, false)] {
                 let before = Latches(vec![latch(Kind::Drain, until)]);
-                let (after, errors) = read(dir.path(), BOOT, at(second), &before);
+                let (after, errors) = read(dir.path(), BOOT, up(second), at(second), &before);
                 assert_eq!(after.get(Kind::Drain).is_some(), in_force);
                 assert!(errors[0].to_string().contains("drain.json"), "{}", errors[0]);
             }

@@ -247,7 +247,7 @@ fn in_time(config: &Config) -> Config {
 /// What the agent would make of these observations if they were its first ones.
 fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Report {
     let (now, at) = (BootTime::now(), clock::wall());
-    let (latches, unusable) = latches::read(&config.state_dir, &about.boot, at, &Latches::default());
+    let (latches, unusable) = latches::read(&config.state_dir, &about.boot, now, at, &Latches::default());
     let gate_closed = config.state_dir.join("public/fenced").exists();
     let mut observations: Vec<Option<Observation>> = observations.into_iter().map(Some).collect();
     let states: Vec<_> = Spec::all(config)

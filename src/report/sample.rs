@@ -107,7 +107,7 @@ fn report(owner: &mut Owner, kind: Kind, now: BootTime) -> Report {
 fn latches(latch: &Latch) -> Latches {
     let dir = tempfile::tempdir().unwrap();
     latches::set(dir.path(), latch).unwrap();
-    latches::read(dir.path(), &latch.boot, at(), &Latches::default()).0
+    latches::read(dir.path(), &latch.boot, BootTime::from_boot(MS(0)), at(), &Latches::default()).0
 }
 
 /// Everything works.
@@ -145,6 +145,7 @@ pub(crate) fn trouble(kind: Kind) -> Report {
         by: "alice".to_owned(),
         at: at() - MS(60_000),
         until: Some(at() + MS(3_540_000)),
+        until_boot: None,
         boot: "b00t".to_owned(),
     };
     let problem =

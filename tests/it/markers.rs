@@ -29,13 +29,22 @@ fn drain(agent: &Served, scratch: &Scratch, is_set: bool) {
     if is_set {
         let boot = agent.snapshot().about.boot.clone();
         let at = dr_agent::clock::wall();
-        let latch = Latch { kind: Kind::Drain, reason: "test".into(), by: "test".into(), at, until: None, boot };
+        let latch = Latch {
+            kind: Kind::Drain,
+            reason: "test".into(),
+            by: "test".into(),
+            at,
+            until: None,
+            until_boot: None,
+            boot,
+        };
         latches::set(&scratch.state(), &latch).unwrap();
     } else {
         latches::clear(&scratch.state(), Kind::Drain).unwrap();
     }
     let boot = agent.snapshot().about.boot.clone();
-    let (latches, _) = latches::read(&scratch.state(), &boot, dr_agent::clock::wall(), &latches::Latches::default());
+    let (latches, _) =
+        latches::read(&scratch.state(), &boot, BootTime::now(), dr_agent::clock::wall(), &latches::Latches::default());
     agent.inputs.blocking_send(Input::Latches(latches)).unwrap();
 }
 

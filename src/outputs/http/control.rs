@@ -199,7 +199,7 @@ impl Shared {
         let order = serde_json::from_slice::<Order>(body)
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "use the `dr-agent` command"))?;
         let others = healthy_others(&self.snapshot());
-        let latch = plan(kind, &order, others, &self.control.boot, clock::wall())?;
+        let latch = plan(kind, &order, others, &self.control.boot, (BootTime::now(), clock::wall()))?;
         let dir = self.control.state_dir.clone();
         let latches =
             self.write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch })).await?;
@@ -236,7 +236,7 @@ impl Shared {
                 let _turn = turn;
                 let by = who(uid);
                 event::latch_ordered(kind, verb, uid, &by);
-                change(&by).map(|()| latches::read(&dir, &boot, clock::wall(), &before).0)
+                change(&by).map(|()| latches::read(&dir, &boot, BootTime::now(), clock::wall(), &before).0)
             };
             spawn_blocking(write).await.map_err(io::Error::other).flatten()
         };
@@ -265,8 +265,14 @@ impl Shared {
     }
 }
 
-/// The latch that an order asks for, if it may be set.
-fn plan(kind: Kind, order: &Order, others: usize, boot: &str, at: Timestamp) -> Result<Latch, Refusal> {
+/// The latch that an order asks for, if it may be set; the time is given on both clocks.
+fn plan(
+    kind: Kind,
+    order: &Order,
+    others: usize,
+    boot: &str,
+    (now, at): (BootTime, Timestamp),
+) -> Result<Latch, Refusal> {
     let refuse = |error: &str, hint| Err(Refusal::new(StatusCode::CONFLICT, error, hint));
     let reason = order.reason.trim();
     if reason.is_empty() {
@@ -297,7 +303,15 @@ fn plan(kind: Kind, order: &Order, others: usize, boot: &str, at: Timestamp) -> 
     let Ok(until) = span.map(end).transpose() else {
         return refuse("that is longer than time", "leave the end open, or name one that will come");
     };
-    Ok(Latch { kind, reason: reason.to_owned(), by: String::new(), at, until, boot: boot.to_owned() })
+    Ok(Latch {
+        kind,
+        reason: reason.to_owned(),
+        by: String::new(),
+        at,
+        until,
+        until_boot: span.map(|span| now + span),
+        boot: boot.to_owned(),
+    })
 }
 
 /// Other instances that are known to be able to serve: whether there is one is all that a snapshot says.
@@ -363,10 +377,11 @@ mod tests {
     use super::*;
 
     const AT: &str = "2026-11-25T03:00:00Z";
+    const NOW: BootTime = BootTime::from_boot(Duration::from_secs(1_000));
 
     fn planned(kind: Kind, body: &str, others: usize) -> Result<Latch, (u16, String)> {
         let order: Order = serde_json::from_str(body).unwrap();
-        plan(kind, &order, others, "boot", AT.parse().unwrap())
+        plan(kind, &order, others, "boot", (NOW, AT.parse().unwrap()))
             .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
     }
 
@@ -377,6 +392,9 @@ mod tests {
         assert_eq!(until(r#"{"reason":"x","seconds":60}"#, Kind::Drain).as_deref(), Some("2026-11-25T03:01:00Z"));
         assert_eq!(until(r#"{"reason":"x","seconds":null}"#, Kind::Drain), None);
         assert_eq!(until(r#"{"reason":"x"}"#, Kind::Hold), None);
+        let until_boot = |body| planned(Kind::Drain, body, 1).unwrap().until_boot;
+        assert_eq!(until_boot(r#"{"reason":"x","seconds":60}"#), Some(NOW + Duration::from_secs(60)));
+        assert_eq!(until_boot(r#"{"reason":"x","seconds":null}"#), None);
         assert_eq!(planned(Kind::Drain, r#"{"reason":"x","seconds":86401}"#, 1).unwrap_err().0, 409);
         assert!(planned(Kind::Drain, r#"{"reason":"x","seconds":86400}"#, 1).is_ok());
         assert!(planned(Kind::Hold, r#"{"reason":"x","seconds":86401}"#, 0).is_ok());

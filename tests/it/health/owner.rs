@@ -155,10 +155,17 @@ fn draining_and_the_gate_are_inputs_like_others() {
         by: "uid 0".into(),
         at: Timestamp::UNIX_EPOCH,
         until,
+        until_boot: None,
         boot: BOOT.into(),
     };
     latches::set(dir.path(), &drain).expect("set");
-    let (drained, _) = latches::read(dir.path(), BOOT, Timestamp::UNIX_EPOCH, &Latches::default());
+    let (drained, _) = latches::read(
+        dir.path(),
+        BOOT,
+        BootTime::from_boot(Duration::ZERO),
+        Timestamp::UNIX_EPOCH,
+        &Latches::default(),
+    );
     agent.take(Input::Latches(drained));
     agent.take(Input::Gate { closed: true });
     let snapshot = agent.publish();

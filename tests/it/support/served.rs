@@ -67,7 +67,7 @@ impl Served {
                     region_closed: present.region_closed,
                     ..Memory::default()
                 };
-                let (latches, _) = latches::read(&dir, BOOT, clock::wall(), &Latches::default());
+                let (latches, _) = latches::read(&dir, BOOT, BootTime::now(), clock::wall(), &Latches::default());
                 let about =
                     About { owner: state::Owner::default(), boot: BOOT.to_owned(), config_problems: Vec::new() };
                 let config = Arc::new(config);
