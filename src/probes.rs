@@ -144,3 +144,104 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const SCHEDULE: Schedule = Schedule {
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        fast_interval: None,
+        fall: 2,
+        rise: 2,
+    };
+
+    /// What the probe does.
+    #[derive(Clone, Copy)]
+    enum Doing {
+        Passes,
+        PanicsInAttempt,
+        PanicsInOverdue,
+        HangsInOverdue,
+    }
+
+    impl Probe for Doing {
+        async fn attempt(&mut self, stages: &mut Stages) -> Outcome {
+            stages.enter("look");
+            match self {
+                Self::Passes => Outcome::Pass,
+                Self::PanicsInAttempt => panic!("no {}", "luck"),
+                Self::PanicsInOverdue | Self::HangsInOverdue => std::future::pending().await,
+            }
+        }
+
+        async fn overdue(&mut self, _: &Stages) -> Finding {
+            match self {
+                Self::PanicsInOverdue => panic!("too late"),
+                _ => std::future::pending().await,
+            }
+        }
+
+        fn facts(&self) -> Facts {
+            Facts::Nginx(crate::observation::NginxFacts { master: Some(1) })
+        }
+    }
+
+    fn could_not_run(observation: &Observation) -> &str {
+        match &observation.outcome {
+            Outcome::Fail(finding) if finding.cause == Cause::CouldNotRun => &finding.detail,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_or_a_hang_in_the_probe_is_an_observation() {
+        for (mut doing, detail, has_facts) in [
+            (Doing::PanicsInAttempt, "the probe panicked: no luck", false),
+            (Doing::PanicsInOverdue, "the probe panicked: too late", false),
+            (Doing::HangsInOverdue, "the look after a missed deadline hung", true),
+        ] {
+            let seen = observe(&mut doing, Component::Nginx, SCHEDULE.timeout).await;
+            assert_eq!(could_not_run(&seen), detail);
+            assert_eq!(seen.facts != Facts::None, has_facts, "{detail}: a probe that panicked is not asked again");
+            assert!(seen.took <= SCHEDULE.timeout + OVERDUE_LIMIT, "{:?}", seen.took);
+            assert_eq!(seen.stages.len(), 1, "where it was");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_panicked_is_built_anew_and_the_runner_goes_on() {
+        let built = Arc::new(AtomicU32::new(0));
+        let build = {
+            let built = Arc::clone(&built);
+            move || match built.fetch_add(1, Ordering::SeqCst) {
+                0 => Doing::PanicsInAttempt,
+                1 => Doing::PanicsInOverdue,
+                _ => Doing::Passes,
+            }
+        };
+        let (inputs, mut inbox) = mpsc::channel(1);
+        let (turns, turned) = watch::channel(BootTime::now());
+        let cancelled = CancellationToken::new();
+        let runner = run(Component::Nginx, SCHEDULE, Duration::ZERO, build, inputs, turns, cancelled.clone());
+        let owner = async {
+            let mut seen = Vec::new();
+            for _ in 0..4 {
+                let Some(Input::Observed(observation, reply)) = inbox.recv().await else { panic!("it has ended") };
+                seen.push(observation);
+                reply.send(Pace::Normal).unwrap();
+            }
+            cancelled.cancel();
+            seen
+        };
+        let ((), seen) = tokio::join!(runner, owner);
+        assert_eq!(could_not_run(&seen[0]), "the probe panicked: no luck");
+        assert_eq!(could_not_run(&seen[1]), "the probe panicked: too late");
+        assert_eq!((&seen[2].outcome, &seen[3].outcome), (&Outcome::Pass, &Outcome::Pass));
+        assert_eq!(built.load(Ordering::SeqCst), 3, "one that works is kept");
+        assert!(turned.has_changed().is_err(), "the runner is gone");
+    }
+}

@@ -84,3 +84,61 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restarted_task_that_panics_or_returns_is_run_again_until_it_is_cancelled() {
+        let (runs, mut ran) = mpsc::unbounded_channel();
+        let cancelled = CancellationToken::new();
+        let mut tasks = Supervisor::default();
+        tasks.restarted("moody", cancelled.clone(), move || {
+            let runs = runs.clone();
+            async move {
+                runs.send(()).unwrap();
+                assert!(runs.is_closed(), "this is what panics in the test");
+            }
+        });
+        tasks.restarted("short", cancelled.clone(), || async {});
+        for _ in 0..5 {
+            ran.recv().await.unwrap();
+        }
+        assert!(timeout(Duration::from_secs(60), tasks.failed()).await.is_err(), "its end is no failure");
+        cancelled.cancel();
+        tasks.stop(Duration::from_secs(60)).await;
+        while ran.try_recv().is_ok() {}
+        assert!(ran.recv().await.is_none(), "nobody runs it any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_essential_task_that_panics_or_returns_is_named() {
+        let cancelled = CancellationToken::new();
+        let mut tasks = Supervisor::default();
+        tasks.essential("steady", cancelled.clone(), cancelled.clone().cancelled_owned());
+        tasks.essential("panics", cancelled.clone(), async {
+            sleep(Duration::from_secs(1)).await;
+            panic!("for the test");
+        });
+        tasks.essential("returns", cancelled.clone(), sleep(Duration::from_secs(2)));
+        assert_eq!(tasks.failed().await, "panics");
+        assert_eq!(tasks.failed().await, "returns");
+        assert!(timeout(Duration::from_secs(60), tasks.failed()).await.is_err());
+        cancelled.cancel();
+        assert!(timeout(Duration::from_secs(60), tasks.failed()).await.is_err(), "it was told to end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_aborted_at_the_limit() {
+        let (alive, mut dead) = mpsc::channel::<()>(1);
+        let mut tasks = Supervisor::default();
+        tasks.essential("deaf", CancellationToken::new(), async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        tasks.stop(Duration::from_secs(3)).await;
+        assert!(dead.recv().await.is_none());
+    }
+}
