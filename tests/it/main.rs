@@ -29,6 +29,8 @@ mod matrix;
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
 mod nginx;
+// What the agent does when it is told to reload, to end or to pause, and what is left when it is killed.
+mod signals;
 // The shipped nginx file in a real nginx, whatever the site around it does.
 mod site;
 // What systemd is told and does, on a machine of its own, and the journal.

@@ -1,0 +1,167 @@
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::support::agent::Agent;
+use crate::support::hangfs::{HangFs, Options};
+use crate::support::site::{self, Scratch};
+use crate::support::tcp::{Server, wait_for_end};
+use crate::support::{eventually, signal};
+
+/// Probed so often that a test has not long to wait.
+const SOON: &str = "interval = \"500ms\"\nfast_interval = \"100ms\"\ntimeout = \"400ms\"\n";
+
+/// Times of two reports differ by what passes between reading one clock and the other.
+const CLOCKS: SignedDuration = SignedDuration::from_millis(500);
+
+fn status(agent: &Agent) -> Result<Value, String> {
+    let answer = agent.control().get("/status").map_err(|error| format!("{error}\n{}", agent.log()))?;
+    if answer.status == 200 { Ok(answer.json()) } else { Err(format!("{answer:?}")) }
+}
+
+fn names(report: &Value) -> Vec<&str> {
+    report["components"].as_array().unwrap().iter().map(|component| component["name"].as_str().unwrap()).collect()
+}
+
+fn component<'a>(report: &'a Value, name: &str) -> Option<&'a Value> {
+    report["components"].as_array()?.iter().find(|component| component["name"] == name)
+}
+
+fn time(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// Waits for a report that `is` as it should be.
+fn until(what: &str, agent: &Agent, is: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
+        let report = status(agent)?;
+        if is(&report) { Ok(report) } else { Err(format!("{report:#}\n{}", agent.log())) }
+    })
+}
+
+/// Waits until the component is unhealthy with this cause, found by this process in an attempt of its own.
+fn until_unhealthy(agent: &Agent, name: &str, cause: &str) {
+    until(&format!("{name}: {cause}"), agent, |report| {
+        component(report, name).is_some_and(|seen| {
+            seen["status"] == "unhealthy" && seen["cause"] == cause && seen["failures"].as_u64() > Some(0)
+        })
+    });
+}
+
+/// The components that are not named keep their status since when they had it.
+#[track_caller]
+fn assert_kept(before: &Value, after: &Value, except: &[&str]) {
+    for name in names(before).into_iter().filter(|name| !except.contains(name)) {
+        let (old, new) = (component(before, name).unwrap(), component(after, name));
+        let new = new.unwrap_or_else(|| panic!("{name} is gone: {after:#}"));
+        assert_eq!((&old["status"], &old["cause"]), (&new["status"], &new["cause"]), "{name}");
+        let moved = time(&new["since"]).duration_since(time(&old["since"])).abs();
+        assert!(moved < CLOCKS, "{name}: {} became {}", old["since"], new["since"]);
+    }
+    for verdict in ["instance", "region"] {
+        let (old, new) = (&before["verdicts"][verdict], &after["verdicts"][verdict]);
+        assert_eq!((&old["code"], &old["state"]), (&new["code"], &new["state"]), "{verdict}");
+    }
+}
+
+#[test]
+fn a_reload_changes_what_the_file_changes_and_a_bad_file_changes_nothing() {
+    let scratch = Scratch::new();
+    let nginx = site::start(&scratch, "", "");
+    let base = format!(
+        "[probe.nginx]\nurl = \"{}\"\npid_file = \"{}\"\n{SOON}[probe.wiring]\ninterval = \"1h\"\n\
+         [probe.host]\ninterval = \"1h\"\n",
+        nginx.url("/health/nginx"),
+        nginx.pid_file().display(),
+    );
+    let silent = Server::start(|mut stream| wait_for_end(&mut stream));
+    let app = format!("[probe.app]\nurl = \"http://{}/\"\n{SOON}", silent.address);
+    let exec = "[probe.exec.queue]\ncommand = [\"/bin/true\"]\n";
+    let mut agent = Agent::new(scratch, &format!("{base}{app}"));
+    agent.start();
+    // Old enough for a status that begins anew to be told from one that is kept.
+    let is_old = |report: &Value, name: &str, status: &str| {
+        component(report, name).is_some_and(|seen| {
+            let age = time(&report["at"]).duration_since(time(&seen["since"]));
+            seen["status"] == status && age > SignedDuration::from_secs(2)
+        })
+    };
+    let before = until("both are settled", &agent, |report| {
+        is_old(report, "nginx", "healthy") && is_old(report, "app", "unhealthy")
+    });
+
+    // A bad file.
+    agent.configure(&format!("{base}{app}[probe.exec.queue]\ncommand = 5\n[verdct]\n"));
+    signal(agent.pid(), "HUP");
+    let told = until("the problems show", &agent, |report| {
+        report["agent"]["config_problems"].as_array().is_some_and(|problems| problems.len() > 1)
+    });
+    assert!(told["agent"]["config_problems"].to_string().contains("probe.exec.queue.command"), "{told:#}");
+    assert_eq!(names(&told), names(&before));
+    assert_kept(&before, &told, &[]);
+
+    // Good files: one probe more, then another one less. Only they are touched.
+    for (extra, queue, app_is_there) in [(format!("{app}{exec}"), true, true), (exec.to_owned(), true, false)] {
+        agent.configure(&format!("{base}{extra}"));
+        signal(agent.pid(), "HUP");
+        let report = until("it is in force", &agent, |report| {
+            let passed = component(report, "queue").is_some_and(|seen| seen["status"] == "healthy");
+            passed == queue && component(report, "app").is_some() == app_is_there
+        });
+        assert_eq!(report["agent"]["config_problems"], Value::Array(vec![]), "{report:#}");
+        let except: &[&str] = if app_is_there { &[] } else { &["app"] };
+        for name in names(&before).into_iter().filter(|name| !except.contains(name)) {
+            let moved = time(&component(&report, name).unwrap()["since"])
+                .duration_since(time(&component(&before, name).unwrap()["since"]));
+            assert!(moved.abs() < CLOCKS || name == "wiring" || name == "host", "{name} began anew: {report:#}");
+        }
+    }
+    agent.stop();
+}
+
+/// Whatever hangs around it, the agent ends when told to, comes back with the same finding after a crash, and goes on
+/// after a pause.
+fn survives_signals(name: &str, cause: &str, config: &str) {
+    let mut agent = Agent::new(Scratch::new(), &format!("{config}[verdict]\nstart_limit = \"1s\"\n"));
+    agent.start();
+    until_unhealthy(&agent, name, cause);
+
+    agent.freeze();
+    agent.thaw();
+    agent.wait_until_it_answers();
+    until_unhealthy(&agent, name, cause);
+
+    let restarts: [fn(&mut Agent); 2] = [Agent::stop, Agent::kill];
+    for end in restarts {
+        end(&mut agent);
+        agent.start();
+        until_unhealthy(&agent, name, cause);
+    }
+    agent.stop();
+}
+
+#[test]
+fn signals_work_while_the_database_is_silent() {
+    let silent = Server::start(|mut stream| wait_for_end(&mut stream));
+    let config = format!(
+        "[probe.database]\nuser = \"u\"\n{SOON}[region.a-1]\ndatabase = \"127.0.0.1:{}\"\n",
+        silent.address.port()
+    );
+    survives_signals("database", "database-timeout", &config);
+}
+
+#[test]
+fn signals_work_while_nginx_accepts_and_says_nothing() {
+    let silent = Server::start(|mut stream| wait_for_end(&mut stream));
+    let config = format!("[probe.nginx]\nurl = \"http://{}/health/nginx\"\n{SOON}", silent.address);
+    survives_signals("nginx", "nginx-timeout", &config);
+}
+
+#[test]
+fn signals_work_while_the_mount_hangs() {
+    let fs = HangFs::start_with(&Options { frozen: true, ..Options::default() });
+    let config = format!(
+        "[probe.efs]\npath = \"{}\"\ntypes = [\"fuse.hangfs\"]\ninterval = \"2s\"\ntimeout = \"1s\"\n",
+        fs.path().display()
+    );
+    survives_signals("efs", "efs-hung", &config);
+}
