@@ -133,9 +133,6 @@ impl Bound {
             who.region.clone_from(&remembered);
         }
         let Loaded { config, file, problems } = loaded;
-        for problem in &problems {
-            event::config_rejected(problem);
-        }
 
         let now = BootTime::now();
         let saved = saved.unwrap_or_default();
@@ -152,11 +149,16 @@ impl Bound {
         };
         let (latches, _) = latches::read(&dir, &boot, now, clock::wall(), &latches::Latches::default());
         let history = persist::load_history(&dir);
+        let listeners = Listeners::bind(&config.listen).map_err(Error::Bind)?;
+        let mut problems = problems;
+        problems.extend(listeners.problems());
+        for problem in &problems {
+            event::config_rejected(problem);
+        }
         let about = About { owner: who, boot, config_problems: problems };
         let config = Arc::new(config);
         let owner =
             Owner::new(about.clone(), Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
-        let listeners = Listeners::bind(&config.listen).map_err(Error::Bind)?;
         event::agent_started(&about, &listeners.addresses());
         // Only now: a file with an address that cannot be bound is not good.
         if let Some(file) = file.filter(|_| about.config_problems.is_empty()) {

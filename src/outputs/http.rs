@@ -11,6 +11,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,6 +20,8 @@ use hyper::{Response, StatusCode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Listen, PublicAddress};
 use crate::telemetry::ErrorChain;
@@ -28,6 +31,12 @@ pub use control::Control;
 /// Connections that may wait to be accepted. The runtime's own default queues 128, and of 1,000 clients that come at
 /// once most would wait for a second or more.
 const BACKLOG: u32 = 1024;
+
+/// Wait between attempts to bind what could not be bound.
+const BIND_AGAIN: Duration = Duration::from_secs(10);
+
+/// Root, the agent and its admins.
+const CONTROL_MODE: u32 = 0o660;
 
 /// Whose members may use the control socket, beside root.
 const ADMINS: &str = "dr-agent-admin";
@@ -64,37 +73,74 @@ pub enum Public {
 
 /// The peer listener: [`Peer::serve`] answers what other machines may ask.
 #[derive(Debug)]
-pub struct Peer(TcpListener);
+pub struct Peer {
+    address: SocketAddr,
+    bound: Result<TcpListener, BindError>,
+}
 
 /// The control listener: [`ControlSocket::serve`] tells everything and takes orders. Who may connect, the kernel
 /// decides by the socket's mode.
 #[derive(Debug)]
-pub struct ControlSocket(UnixListener, PathBuf);
+pub struct ControlSocket {
+    path: PathBuf,
+    bound: Result<UnixListener, BindError>,
+}
 
 impl Listeners {
-    /// Binds all three. To be called within the runtime; does not wait for anything.
+    /// Binds all three. To be called within the runtime; does not wait for anything. The peer and the control listener
+    /// may fail: a metrics port that is taken must not keep the health answers away. They try again while they serve.
     ///
     /// # Errors
-    /// When an address is taken or may not be used. What was bound before is closed again.
+    /// When the public address is taken or may not be used.
     pub fn bind(listen: &Listen) -> Result<Self, BindError> {
         let public = match &listen.public {
             PublicAddress::Unix(path) => Public::Unix(bind_unix(path, 0o666)?, path.clone()),
             PublicAddress::Tcp(address) => Public::Tcp(bind_tcp(*address)?),
         };
-        let peer = Peer(bind_tcp(listen.peer)?);
-        let control = bind_unix(&listen.control, 0o660)?;
-        Ok(Self { public, peer, control: ControlSocket(control, listen.control.clone()) })
+        let peer = Peer { address: listen.peer, bound: bind_tcp(listen.peer) };
+        let control = ControlSocket { path: listen.control.clone(), bound: bind_unix(&listen.control, CONTROL_MODE) };
+        Ok(Self { public, peer, control })
+    }
+
+    /// What could not be bound, in words.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let failures =
+            [("listen.peer", self.peer.bound.as_ref().err()), ("listen.control", self.control.bound.as_ref().err())];
+        let failed = failures.into_iter().filter_map(|(key, error)| error.map(|error| (key, error)));
+        failed.map(|(key, error)| format!("`{key}`: {}; tried again every 10 s", ErrorChain(error))).collect()
     }
 
     /// Where they listen, as people write it.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         let tcp = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string());
-        let public = match &self.public {
+        let mut addresses = vec![match &self.public {
             Public::Unix(_, path) => format!("unix:{}", path.display()),
             Public::Tcp(listener) => tcp(listener),
-        };
-        vec![public, tcp(&self.peer.0), format!("unix:{}", self.control.1.display())]
+        }];
+        addresses.extend(self.peer.bound.as_ref().ok().map(tcp));
+        addresses.extend(self.control.bound.as_ref().ok().map(|_| format!("unix:{}", self.control.path.display())));
+        addresses
+    }
+}
+
+/// The listener, or the one that can be bound later; `None` when `cancelled` first.
+async fn bound<L>(
+    first: Result<L, BindError>,
+    bind: impl Fn() -> Result<L, BindError>,
+    cancelled: &CancellationToken,
+) -> Option<L> {
+    let mut listener = first;
+    loop {
+        match listener {
+            Ok(listener) => return Some(listener),
+            Err(error) => tracing::debug!(error = %ErrorChain(&error), "cannot listen yet"),
+        }
+        tokio::select! {
+            () = cancelled.cancelled() => return None,
+            () = sleep(BIND_AGAIN) => listener = bind(),
+        }
     }
 }
 
@@ -109,7 +155,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
     socket.bind(path).map_err(failed)?;
     // Nobody can connect before `listen`, so nobody slips in under another mode.
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
-    if mode == 0o660 {
+    if mode == CONTROL_MODE {
         hand_to_admins(path);
     }
     socket.listen(BACKLOG).map_err(failed)
@@ -230,7 +276,9 @@ mod tests {
     async fn what_is_not_a_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("control.sock"), "precious").unwrap();
-        assert!(matches!(Listeners::bind(&listen(dir.path())), Err(BindError::NotASocket(_))));
+        let listeners = Listeners::bind(&listen(dir.path())).unwrap();
+        assert!(matches!(listeners.control.bound, Err(BindError::NotASocket(_))));
+        assert_eq!(listeners.problems().len(), 1);
         assert_eq!(fs::read_to_string(dir.path().join("control.sock")).unwrap(), "precious");
     }
 
@@ -238,7 +286,8 @@ mod tests {
     async fn all_addresses_of_both_families_reach_the_peer_listener() {
         let dir = tempfile::tempdir().unwrap();
         let listeners = Listeners::bind(&listen(dir.path())).unwrap();
-        let port = listeners.peer.0.local_addr().unwrap().port();
+        let peer = listeners.peer.bound.unwrap();
+        let port = peer.local_addr().unwrap().port();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         if Path::new("/proc/net/if_inet6").exists() {
             std::net::TcpStream::connect(("::1", port)).unwrap();

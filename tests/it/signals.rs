@@ -165,3 +165,18 @@ fn signals_work_while_the_mount_hangs() {
     );
     survives_signals("efs", "efs-hung", &config);
 }
+
+/// Somebody else's metrics exporter has the peer port: that costs the peer port, not the health answers.
+#[test]
+fn a_peer_port_that_is_taken_is_a_problem_and_is_bound_when_it_is_free() {
+    let mut agent = Agent::new(Scratch::new(), "");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", agent.peer_port)).unwrap();
+    agent.start();
+    let report = until("the problem is told", &agent, |report| report.to_string().contains("listen.peer"));
+    assert_eq!(report["verdicts"]["region"]["code"], 200);
+    drop(taken);
+    eventually("the peer port answers", || {
+        let answer = agent.peer().get("/metrics").map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}

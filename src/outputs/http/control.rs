@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
-use super::{ControlSocket, JSON, answer};
+use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix, bound};
 use crate::clock::{self, BootTime};
 use crate::latches::{self, Kind, Latch, Latches};
 use crate::report::Report;
@@ -77,7 +77,9 @@ impl ControlSocket {
             let uid = stream.peer_cred().map(|asker| asker.uid()).ok();
             Orders { shared: Arc::clone(&shared), uid }
         };
-        serve(self.0, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
+        let Self { path, bound: first } = self;
+        let Some(listener) = bound(first, || bind_unix(&path, CONTROL_MODE), &cancelled).await else { return };
+        serve(listener, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
     }
 }
 

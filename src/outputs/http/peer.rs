@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
-use super::{Peer, TEXT, answer};
+use super::{Peer, TEXT, answer, bind_tcp, bound};
 use crate::clock::BootTime;
 use crate::config::Network;
 use crate::outputs::metrics;
@@ -37,7 +37,9 @@ impl Peer {
             snapshots: snapshots.clone(),
             asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
-        serve(self.0, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
+        let Self { address, bound: first } = self;
+        let Some(listener) = bound(first, || bind_tcp(address), &cancelled).await else { return };
+        serve(listener, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
     }
 }
 
