@@ -1,6 +1,7 @@
 //! The command line: exit codes, which stream gets what, what a person is told.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -9,25 +10,32 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use crate::support::{Process, agent_binary, eventually, free_port};
 
 /// The agent's command in a clean environment, with a configuration of its own.
-struct Folder(TempDir);
+struct Folder(TempDir, #[allow(dead_code, reason = "keeps the port")] TcpSocket);
 
 impl Folder {
     /// Nothing listens anywhere: not nginx, not the agent.
     fn new(more: &str) -> Self {
         let dir = TempDir::new().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let folder = Self(dir);
-        let (path, port) = (folder.path(), free_port());
+        // Bound and never listened on: connections are refused, and no other test gets the port.
+        let refusing = TcpSocket::new_v4().unwrap();
+        refusing.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = refusing.local_addr().unwrap().port();
+        let folder = Self(dir, refusing);
+        let path = folder.path();
         let text = format!(
             "schema = 1\ndeployment = \"test\"\nstate_dir = \"{0}/state\"\n[listen]\ncontrol = \"{0}/control.sock\"\n\
              [probe.nginx]\nurl = \"http://127.0.0.1:{port}/health/nginx\"\npid_file = \"{0}/nginx.pid\"\n{more}",
             path.display()
         );
         fs::write(folder.config(), text).unwrap();
+        // A master that is gone, whatever else runs on this machine: no process has this number.
+        fs::write(path.join("nginx.pid"), "4194305\n").unwrap();
         folder
     }
 
