@@ -6,11 +6,12 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
@@ -61,16 +62,22 @@ pub(super) fn milliseconds(at: BootTime) -> u64 {
     at.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-/// Opens the lock file, without taking the lock.
+/// Opens the lock file, without taking the lock. When root is the first to need it (`dr-agent check` before the agent ever
+/// ran), the file goes to whom the state directory belongs to, or the agent could never take the lock.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+        .open(path)?;
+    let owner = path.parent().and_then(|dir| dir.metadata().ok());
+    if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(file)
 }
 
 /// Takes the lock if nobody has it, and then blanks what the last holder wrote: nobody may take that process id for the
@@ -130,5 +137,18 @@ mod tests {
         let now = BootTime::from_boot(Duration::from_secs(100));
         assert_eq!(holder(Some(97_500)).busy_for(now), Some(Duration::from_millis(2_500)));
         assert_eq!(holder(None).busy_for(now), None);
+    }
+
+    #[test]
+    fn a_lock_that_root_made_is_the_state_directorys_owners() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(848), Some(848)).unwrap();
+        let path = dir.path().join("efs.lock");
+        drop(open(&path).unwrap());
+        let found = path.metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (848, 848));
     }
 }
