@@ -297,6 +297,10 @@ subjectAltName = IP:127.0.0.1, DNS:localhost
     def start_mount(self):
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             raise Failed("/dev/fuse cannot be opened, so there can be no stand-in mount: run the demo as root on a machine with FUSE")
+        if os.geteuid() != 0:
+            settings = Path("/etc/fuse.conf").read_text() if Path("/etc/fuse.conf").exists() else ""
+            if "user_allow_other" not in settings.split():
+                raise Failed("only root may make the stand-in mount: run the demo as root, or put `user_allow_other` into /etc/fuse.conf")
         self.mount.mkdir()
         self.mount_control.mkdir()
         self.start("mount", [ROOT / ".cache/venv/bin/python3", ROOT / "tests/hangfs.py", self.mount, self.mount_control])
@@ -364,6 +368,10 @@ timeout = "2s"
 
 [region.{REGION}]
 database = "127.0.0.1:{self.database_port}"
+
+# Where users would go. Nobody asks it here.
+[region.us-east-1]
+database = "127.0.0.1:1"
 
 [verdict]
 {holds}
