@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -34,9 +35,14 @@ use crate::config::EfsProbe;
 use crate::health::cause::Cause;
 use crate::observation::{EfsFacts, Facts, Finding, Outcome, Stages};
 use crate::probes::Probe;
+use crate::probes::blocking::Lane;
 
 /// The first argument that makes the `dr-agent` command the child.
 pub const CHILD_COMMAND: &str = "efs-child";
+
+/// The lock file and the program are on a disk of this machine, which may hang. One look at a time, however often the
+/// probe is built anew.
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// The running program itself, also after its file was replaced or deleted.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -75,8 +81,8 @@ pub struct Efs {
     vantage: Vantage,
     /// What the last look at mountinfo found.
     mount: Option<Mount>,
-    /// The lock file while somebody else holds the lock.
-    lock_file: Option<File>,
+    /// Who had the lock when this attempt last tried to take it.
+    holder: Option<Holder>,
     worker: Option<Worker>,
     /// The last worker that was killed, until it has been reaped. If one was killed before it, tokio reaps that.
     killed: Option<Child>,
@@ -105,7 +111,7 @@ impl Efs {
             program: THIS_PROGRAM.into(),
             vantage: Vantage::new(target),
             mount: None,
-            lock_file: None,
+            holder: None,
             worker: None,
             killed: None,
             hung: None,
@@ -122,6 +128,7 @@ impl Efs {
 
     async fn probe(&mut self, stages: &mut Stages) -> Result<(), Finding> {
         self.hung = None;
+        self.holder = None;
         stages.enter(STAGE_MOUNTINFO);
         self.find_mount()?;
 
@@ -131,7 +138,7 @@ impl Efs {
             let lock_file = self.take_lock(stages).await?;
             stages.enter(STAGE_SPAWN);
             let worker =
-                self.start_worker(lock_file).map_err(|error| could_not_run("cannot start its child", &error))?;
+                self.start_worker(lock_file).await.map_err(|error| could_not_run("cannot start its child", &error))?;
             self.worker = Some(worker);
         }
         stages.enter(STAGE_CHILD);
@@ -198,15 +205,13 @@ impl Efs {
         let failed = |error: io::Error| could_not_run(&format!("cannot lock {}", path.display()), &error);
         let began = Instant::now();
         loop {
-            let file = match self.lock_file.take() {
-                Some(file) => file,
-                None => lock::open(&path).map_err(failed)?,
+            let (at, boot) = (path.clone(), self.context.boot.clone());
+            let taken = LANE.run(move || lock::take(&at, &boot)).await;
+            let holder = match taken.unwrap_or_else(|error| Err(error.into())).map_err(failed)? {
+                Ok(file) => return Ok(file),
+                Err(holder) => holder,
             };
-            if lock::try_take(&file).map_err(failed)? {
-                return Ok(file);
-            }
-            let holder = Holder::read(&file, &self.context.boot);
-            self.lock_file = Some(file);
+            self.holder.clone_from(&holder);
             match holder.as_ref().and_then(|holder| Some((holder.pid, holder.busy_for(BootTime::now())?))) {
                 Some((pid, busy_for)) if busy_for >= self.config.schedule.timeout => {
                     // It may have been left by an agent that was killed before it could do this, and hang in a mount
@@ -234,7 +239,7 @@ impl Efs {
     }
 
     /// Starts the child: with a socket and the lock file, and nothing else of this process.
-    fn start_worker(&self, lock_file: File) -> io::Result<Worker> {
+    async fn start_worker(&self, lock_file: File) -> io::Result<Worker> {
         let (ours, its) = BlockingStream::pair()?;
         ours.set_nonblocking(true)?;
         let answers = BufReader::new(UnixStream::from_std(ours)?).lines();
@@ -243,8 +248,10 @@ impl Efs {
             instance: self.context.instance.clone().into(),
             boot: self.context.boot.clone(),
             read_only: self.config.read_only,
+            heir: None,
         };
-        let process = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .arg0("dr-agent")
             .arg(CHILD_COMMAND)
             .args(task.arguments())
@@ -254,8 +261,9 @@ impl Efs {
             .stdin(OwnedFd::from(its))
             .stdout(lock_file)
             .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        // Blocking: a new process is there only when its file was read.
+        let process = LANE.run(move || command.spawn()).await??;
         let pid = process.id().unwrap_or_default();
         Ok(Worker { process, pid, answers, busy_since: None })
     }
@@ -325,8 +333,7 @@ impl Probe for Efs {
             return self.hung(pid, BootTime::now().since(since), step.name()).await;
         }
         // Somebody else's child, in an operation that began after this attempt did or is as old as it.
-        let holder = self.lock_file.as_ref().and_then(|file| Holder::read(file, &self.context.boot));
-        if let (STAGE_LOCK | STAGE_VANTAGE, Some(holder)) = (stage, holder)
+        if let (STAGE_LOCK | STAGE_VANTAGE, Some(holder)) = (stage, self.holder.take())
             && let Some(age) = holder.busy_for(BootTime::now())
         {
             return self.hung(holder.pid, age, "an operation").await;

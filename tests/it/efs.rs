@@ -191,6 +191,30 @@ fn the_child_has_nothing_of_the_agent_and_is_the_first_to_go() {
 }
 
 #[test]
+fn what_root_makes_before_the_agent_has_ever_run_is_the_agents() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    const AGENT: u32 = 848;
+    assert!(rustix::process::geteuid().is_root(), "only root can give files away");
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+    let fs = HangFs::start();
+    let mut bench = Bench::of(&fs);
+    chown(bench.state.path(), Some(AGENT), Some(AGENT)).unwrap();
+    bench.passes();
+    let made = fs.backing().join(".dr-agent");
+    assert_eq!(owner(&bench.state.path().join("efs.lock")), (AGENT, AGENT));
+    assert_eq!(owner(&made), (AGENT, AGENT));
+    assert_eq!(owner(&made.join("i-0abc")), (AGENT, AGENT));
+
+    // What was there before is left to whoever has it.
+    let canary = made.join("i-0abc");
+    chown(&canary, Some(AGENT + 1), None).unwrap();
+    // Another child.
+    bench.efs = Efs::new(&config(fs.path()), &context(bench.state.path())).with_program(Path::new(agent_binary()));
+    bench.passes();
+    assert_eq!(owner(&canary).0, AGENT + 1);
+}
+
+#[test]
 fn a_bare_directory_is_not_mounted() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(&config(folder.path()));
@@ -463,6 +487,7 @@ fn who_cannot_take_the_lock_says_what_the_holder_does() {
     assert_eq!(facts.hung_child, Some(probing(fs.path())[0].0));
     assert_eq!(probing(fs.path()).len(), 1);
     fs.thaw();
-    drop(agent);
+    // Not its state directory, which is also the other's.
+    drop(agent.efs);
     check.recovers();
 }

@@ -12,8 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{self, Holder};
@@ -123,6 +124,33 @@ pub(super) struct Task {
     pub(super) instance: OsString,
     pub(super) boot: String,
     pub(super) read_only: bool,
+    /// Who is to have what root makes on the mount: the lock file's owner. Not on the command line.
+    pub(super) heir: Option<Heir>,
+}
+
+/// A user and a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heir {
+    user: Uid,
+    group: Gid,
+}
+
+impl Heir {
+    /// The owner of the lock file, which is the agent's user also where `dr-agent check` runs as root. `None` if that is
+    /// who this process is.
+    fn of(lock_file: impl AsFd) -> Result<Option<Self>, Errno> {
+        let found = rustix::fs::fstat(lock_file)?;
+        let (user, group) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
+        Ok((geteuid().is_root() && !user.is_root()).then_some(Self { user, group }))
+    }
+
+    /// Gives it what `file` is, also if that was opened only as a path. A server that lets nobody do this is obeyed.
+    fn inherits(self, file: impl AsFd) -> Result<(), Errno> {
+        match rustix::fs::chownat(file, c"", Some(self.user), Some(self.group), AtFlags::EMPTY_PATH) {
+            Err(Errno::PERM) => Ok(()),
+            other => other,
+        }
+    }
 }
 
 impl Task {
@@ -141,6 +169,7 @@ impl Task {
                 "rw" => false,
                 _ => return None,
             },
+            heir: None,
         })
     }
 
@@ -162,7 +191,7 @@ impl Task {
 
         let directory = self.directory(step)?;
         step(Step::Open);
-        let mut file = self.open(&directory, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let mut file = self.open_to_write(&directory)?;
         step(Step::Write);
         file.write_all(canary)?;
         step(Step::Fsync);
@@ -189,12 +218,30 @@ impl Task {
             other => return Ok(other?),
         }
         step(Step::Mkdir);
-        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o770)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let is_ours = match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o770)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
-        }
+        };
         step(Step::Directory);
-        Ok(open()?)
+        let directory = open()?;
+        if let Some(heir) = self.heir.filter(|_| is_ours) {
+            heir.inherits(&directory)?;
+        }
+        Ok(directory)
+    }
+
+    /// The canary, created or truncated. One that was there already keeps its owner.
+    fn open_to_write(&self, directory: &OwnedFd) -> Result<File, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        if let Some(heir) = self.heir {
+            match self.open(directory, flags | OFlags::EXCL) {
+                Ok(file) => return heir.inherits(&file).map(|()| file),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.open(directory, flags)
     }
 
     fn open(&self, directory: &OwnedFd, flags: OFlags) -> Result<File, Errno> {
@@ -217,13 +264,13 @@ impl Task {
 #[must_use]
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(task) = Task::parse(args) else { return ExitCode::from(USAGE) };
-    match serve(&task) {
+    match serve(task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn serve(task: &Task) -> io::Result<()> {
+fn serve(mut task: Task) -> io::Result<()> {
     // Its death costs nothing: the next attempt starts another. Neither of the two is worth failing for.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     let _ = rustix::thread::set_name(c"dr-agent-efs");
@@ -231,6 +278,7 @@ fn serve(task: &Task) -> io::Result<()> {
 
     let stdout = io::stdout();
     let lock_file = stdout.as_fd();
+    task.heir = Heir::of(lock_file)?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut holder = Holder {
         pid: process::id(),
@@ -278,7 +326,7 @@ mod tests {
     use super::*;
 
     fn task(mount: &Path, read_only: bool) -> Task {
-        Task { mount: mount.into(), instance: "i-0abc".into(), boot: "boot".into(), read_only }
+        Task { mount: mount.into(), instance: "i-0abc".into(), boot: "boot".into(), read_only, heir: None }
     }
 
     fn steps_of(task: &Task) -> (Vec<Step>, Result<(), Failure>) {

@@ -49,7 +49,7 @@ impl Holder {
     }
 
     /// The holder's line. `None` if it has not written one yet (in this boot), or is just writing it.
-    pub(super) fn read(file: &File, boot: &str) -> Option<Self> {
+    fn read(file: &File, boot: &str) -> Option<Self> {
         let mut buffer = [0; 2 * LINE_LENGTH];
         let length = file.read_at(&mut buffer, 0).ok()?;
         let holder: Self = serde_json::from_slice(buffer.get(..length)?).ok()?;
@@ -62,9 +62,16 @@ pub(super) fn milliseconds(at: BootTime) -> u64 {
     at.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+/// Takes the lock and gives the file that is locked, or what whoever has it says of itself. Blocking: the disk with the
+/// file may hang.
+pub(super) fn take(path: &Path, boot: &str) -> io::Result<Result<File, Option<Holder>>> {
+    let file = open(path)?;
+    Ok(if try_take(&file)? { Ok(file) } else { Err(Holder::read(&file, boot)) })
+}
+
 /// Opens the lock file, without taking the lock. When root is the first to need it (`dr-agent check` before the agent ever
 /// ran), the file goes to whom the state directory belongs to, or the agent could never take the lock.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -82,7 +89,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 
 /// Takes the lock if nobody has it, and then blanks what the last holder wrote: nobody may take that process id for the
 /// new holder's. Not truncated, because then a full disk could refuse the next line.
-pub(super) fn try_take(file: &File) -> io::Result<bool> {
+fn try_take(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => file.write_all_at(&[b' '; LINE_LENGTH], 0).map(|()| true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),

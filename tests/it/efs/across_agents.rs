@@ -10,8 +10,9 @@ use dr_agent::observation::{Component, Facts, Finding, Outcome};
 use dr_agent::probes::efs::Efs;
 use dr_agent::probes::observe;
 use serde::{Deserialize, Serialize};
+use tokio::runtime;
 
-use super::{TIMEOUT, config, context, nobody_probes, probing, runtime};
+use super::{TIMEOUT, config, context, nobody_probes, probing};
 use crate::support::hangfs::{HangFs, children_of};
 use crate::support::{PATIENCE, Process, agent_binary, eventually, free_port, signal};
 
@@ -39,7 +40,10 @@ fn agent_process() {
     let new =
         || Efs::new(&config(Path::new(&mount)), &context(Path::new(&state))).with_program(Path::new(agent_binary()));
     let mut efs = new();
-    let runtime = runtime();
+    // One thread for what may block, and always the same: a second one would be counted as something left behind, and
+    // one that never came back would stop all that follows.
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).thread_keep_alive(PATIENCE * 100).build().unwrap();
     for line in std::io::stdin().lines() {
         let deadline = if line.unwrap() == "hang" { TIMEOUT } else { PATIENCE };
         let observation = runtime.block_on(observe(&mut efs, Component::Efs, deadline));
@@ -108,6 +112,24 @@ impl Agent {
         let children = children_of(self.process.pid());
         children.into_iter().filter(|(_, state)| *state == 'Z').map(|(pid, _)| pid).collect()
     }
+}
+
+#[test]
+fn a_local_disk_that_hangs_costs_an_attempt_and_not_the_agent() {
+    let (fs, disk) = (HangFs::start(), HangFs::start());
+    let mut agent = Agent::start(fs.path(), disk.path());
+    disk.freeze();
+    // The second probe of this agent waits for what the first one began.
+    for _ in 0..2 {
+        let finding = agent.ask("hang").finding.expect("it passed without its lock");
+        assert_eq!(finding.cause, Cause::CouldNotRun);
+        assert!(finding.detail.ends_with("(stage lock)"), "{}", finding.detail);
+    }
+    disk.thaw();
+    eventually("it passes", || match agent.ask("").finding {
+        None => Ok(()),
+        Some(finding) => Err(format!("{finding:?}")),
+    });
 }
 
 #[test]
