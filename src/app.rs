@@ -42,6 +42,9 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// is never reached: tokio panics when it cannot start a thread.
 const BLOCKING_THREADS: usize = 24;
 
+/// A thread for file I/O that had nothing to do for so long ends: two looks a second apart keep one or two.
+const BLOCKING_IDLE: Duration = Duration::from_secs(2);
+
 /// What stopping may take: under the unit's `TimeoutStopSec=5`.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -88,6 +91,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
         .build()
         .map_err(Error::Runtime)?;
     let result = runtime.block_on(async { Bound::new(options)?.start().run().await });
