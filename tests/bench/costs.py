@@ -1,17 +1,13 @@
 """What a process costs, with its descendants: read from /proc."""
 
+import time
 from pathlib import Path
 
 
 def cpu_ns(pid):
-    """Nanoseconds of processor time that the process has used, all threads."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except FileNotFoundError:
-            continue  # that thread ended
-    return total
+    """Nanoseconds of processor time that the process has used, by all its threads, those that have ended too."""
+    # The clock that clock_getcpuclockid(3) would give.
+    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def children(pid):
