@@ -1,5 +1,5 @@
 //! Latches: what a person asked for and the agent remembers. Each is one file in `<state_dir>/latches/`, so that root
-//! can always see and clear it; the file is the truth and is read again every second.
+//! can always see and clear it; the file is the truth and is read again every [`POLL`].
 
 use std::fs;
 use std::io;
@@ -92,8 +92,8 @@ impl Latches {
     }
 }
 
-/// How often the files are read.
-pub const POLL: Duration = Duration::from_secs(1);
+/// How often the files are read. What is asked for on the control socket counts at once.
+pub const POLL: Duration = Duration::from_secs(5);
 
 /// The file of a latch.
 #[must_use]

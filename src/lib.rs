@@ -26,8 +26,8 @@
 //! | task | takes | gives | if it ends |
 //! |---|---|---|---|
 //! | probe NAME | its configuration, the clock | [`snapshot::Input::Observed`], a turn for the watchdog | run again |
-//! | latches | the latch files, every second | [`snapshot::Input::Latches`] | run again |
-//! | owner | all [`snapshot::Input`]s, a tick a second | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
+//! | latches | the latch files, every 5 s | [`snapshot::Input::Latches`] | run again |
+//! | owner | all [`snapshot::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
 //! | public, peer, control listener | snapshots | HTTP answers; control: latch files | fatal |
 //! | markers | snapshots | marker files for nginx, [`snapshot::Input::Gate`] | run again |
 //! | state | snapshots | the state file, the history | run again |

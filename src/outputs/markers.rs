@@ -24,9 +24,9 @@ use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::snapshot::{Input, Snapshot};
 use crate::telemetry::event;
 
-/// How often the files are looked at when nothing changes: the fence comes from outside, and what somebody changed by
-/// hand is put right.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the files are looked at when nothing changes: the fence comes from outside (nginx sees it at once), and
+/// what somebody changed by hand is put right. Every look costs a thread some twenty system calls.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A few renames. A healthy disk takes microseconds.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -115,7 +115,7 @@ pub async fn run(
                 Err(finding) => Some(failed(finding)),
             };
             if let Some(input) = input {
-                // If the owner's queue is full, it is said again in a second.
+                // If the owner's queue is full, it is said again with the next look.
                 drop(inputs.try_send(input));
             }
         }

@@ -24,12 +24,15 @@ use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How often connections are looked through. Under the 2 s in which the public listener must show that it turns, and
-/// the unit of patience.
+/// How often connections are looked through, and the unit of patience.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// The same while there are none, so that an idle listener hardly wakes the machine. Under the 10 s in which the public
+/// listener must show that it turns.
+const IDLE_SWEEP: Duration = Duration::from_secs(4);
 
 /// What is in flight when the agent stops gets this long.
 const FINISH: Duration = Duration::from_secs(1);
@@ -96,17 +99,18 @@ pub(super) async fn serve<L, S, F>(
     F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send,
 {
     let mut connections = Connections { limits, ..Connections::default() };
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut sweep = pin!(sleep(Duration::ZERO));
     let cancelled = Arc::new(cancelled);
     let mut stop = pin!(cancelled.cancelled());
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            _ = sweep.tick() => {
+            () = &mut sweep => {
                 connections.sweep();
                 turned();
+                let pause = if connections.open.is_empty() { IDLE_SWEEP } else { SWEEP };
+                sweep.as_mut().reset(Instant::now() + pause);
             }
             accepted = listener.accept() => match accepted {
                 Ok(stream) => connections.add(service(&stream), stream, &cancelled),
