@@ -71,10 +71,21 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal by name to one process.
+/// Sends a signal by name to one process. After `STOP` it has stopped: `kill` returns before that, and what a thread
+/// still took could be answered.
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().expect("run kill");
     assert!(status.success(), "kill -s {name} {pid}");
+    if name != "STOP" {
+        return;
+    }
+    let tasks = format!("/proc/{pid}/task");
+    eventually("every thread has stopped", || {
+        let tasks = std::fs::read_dir(&tasks).map_err(|error| error.to_string())?.flatten();
+        let states: Vec<_> = tasks.filter_map(|task| hangfs::state_in(&task.path().join("stat"))).collect();
+        // One that waits for a dead disk cannot stop, and does nothing either.
+        if states.iter().all(|state| matches!(state, 'T' | 'D')) { Ok(()) } else { Err(format!("{states:?}")) }
+    });
 }
 
 /// The agent binary of this build.
