@@ -9,7 +9,7 @@ use crate::clock::BootTime;
 use crate::health::cause::Status;
 use crate::health::verdict::InstanceState;
 use crate::observation::{Component, Facts, Role};
-use crate::snapshot::{STALE_AFTER, Snapshot};
+use crate::snapshot::{Answer, STALE_AFTER, Snapshot};
 
 /// A public path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,21 +59,6 @@ pub enum Word {
     Fail,
 }
 
-/// One answer, ready to send.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// 200, else 503.
-    pub ok: bool,
-    /// JSON, ending in a newline.
-    pub body: Bytes,
-    /// Value of `X-Dr-Agent`.
-    pub generation: Bytes,
-}
-
-/// The five answers of a snapshot.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answers([Answer; 5]);
-
 #[derive(Serialize)]
 struct Body<'a> {
     ok: bool,
@@ -102,12 +87,10 @@ fn as_map<S: serde::Serializer>(components: &[(&str, Status)], serializer: S) ->
     serializer.collect_map(components.iter().copied())
 }
 
-impl Answers {
-    /// Renders all answers of a fresh snapshot.
-    #[must_use]
-    pub fn render(snapshot: &Snapshot) -> Self {
-        Self(Question::ALL.map(|question| render(snapshot, question, false)))
-    }
+/// Renders all answers of a fresh snapshot, in the order of [`Question::ALL`].
+#[must_use]
+pub fn render_all(snapshot: &Snapshot) -> [Answer; 5] {
+    Question::ALL.map(|question| render(snapshot, question, false))
 }
 
 /// Route 53 looks for its string in so many bytes.
@@ -119,7 +102,7 @@ pub fn respond(snapshot: &Snapshot, question: Question, now: BootTime) -> Answer
     if now.since(snapshot.taken) > STALE_AFTER {
         render(snapshot, question, true)
     } else {
-        snapshot.answers.0[question as usize].clone()
+        snapshot.answers[question as usize].clone()
     }
 }
 

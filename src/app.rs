@@ -21,12 +21,14 @@ use crate::config::load::{self, Loaded};
 use crate::config::{Config, load::File};
 use crate::health::verdict::Memory;
 use crate::identity;
+use crate::input::Input;
 use crate::latches;
 use crate::observation::Component;
 use crate::outputs::http::{BindError, Control, Listeners};
 use crate::outputs::{markers, persist};
+use crate::owner::Owner;
 use crate::probes::{Context, Spec};
-use crate::snapshot::{About, Input, Owner, Snapshot};
+use crate::snapshot::{About, Snapshot};
 use crate::state;
 use crate::supervise::Supervisor;
 use crate::systemd;
@@ -212,7 +214,7 @@ impl Bound {
         // OBSERVE
         tasks.restarted("latches", cancelled.clone(), {
             let (dir, boot, inputs, cancelled) = (dir.clone(), about.boot.clone(), inputs.clone(), cancelled.clone());
-            move || latches::watch(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
+            move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
         });
         let mut running = Running {
             options,

@@ -1,4 +1,4 @@
-//! DECIDE: what the observations mean. Everything below is pure; the owner task in [`crate::snapshot`] holds the state.
+//! DECIDE: what the observations mean. Everything below is pure; the owner task in [`crate::owner`] holds the state.
 
 pub mod cause;
 pub mod component;

@@ -1,23 +1,18 @@
 //! Latches: what a person asked for and the agent remembers. Each is one file in `<state_dir>/latches/`, so that root
-//! can always see and clear it; the file is the truth and is read again every [`POLL`].
+//! can always see and clear it; the file is the truth and is read again every [`watch::POLL`].
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
-use crate::clock::{self, BootTime};
-use crate::snapshot::Input;
+use crate::clock::BootTime;
 use crate::state::write_atomically;
-use crate::telemetry::event;
+
+pub mod watch;
 
 /// What can be latched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,9 +87,6 @@ impl Latches {
     }
 }
 
-/// How often the files are read. What is asked for on the control socket counts at once.
-pub const POLL: Duration = Duration::from_secs(5);
-
 /// The file of a latch.
 #[must_use]
 pub fn path(state_dir: &Path, kind: Kind) -> PathBuf {
@@ -164,41 +156,11 @@ pub fn clear(state_dir: &Path, kind: Kind) -> io::Result<()> {
     }
 }
 
-/// Reads the files every [`POLL`] and tells the owner what changed, until cancelled.
-pub async fn watch(state_dir: PathBuf, boot: String, inputs: mpsc::Sender<Input>, cancelled: CancellationToken) {
-    let mut known: Option<Latches> = None;
-    let mut complained = false;
-    loop {
-        let (dir, boot) = (state_dir.clone(), boot.clone());
-        // One outstanding read at most: a hanging disk costs one thread.
-        let before = known.clone().unwrap_or_default();
-        let look = spawn_blocking(move || read(&dir, &boot, BootTime::now(), clock::wall(), &before));
-        let Ok((latches, errors)) = look.await else { return };
-        for error in &errors {
-            if !complained {
-                event::latch_unreadable(error);
-            }
-        }
-        complained = !errors.is_empty();
-        // Until all files were read once, the owner keeps what it started with.
-        let readable = known.is_some() || errors.is_empty();
-        if readable && known.as_ref() != Some(&latches) {
-            known = Some(latches.clone());
-            if inputs.send(Input::Latches(latches)).await.is_err() {
-                return;
-            }
-        }
-        tokio::select! {
-            () = cancelled.cancelled() => return,
-            () = sleep(POLL) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 

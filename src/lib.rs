@@ -6,11 +6,11 @@
 //! ```text
 //!  nginx  app  efs  database  host  exec  wiring        OBSERVE   probes.rs, probes/: one task each
 //!     \    |    |      |       |     |     /                      (the efs probe has a child process)
-//!      \   |    |      |       |     |    /  mpsc: Observation -> Pace
+//!      \   |    |      |       |     |    /  mpsc: Input -> Pace (input.rs)
 //!       v  v    v      v       v     v   v
 //!       component states, instance and region doors    DECIDE    health/: pure, time is an argument
 //!                         |
-//!                         |  held by one owner task     PUBLISH   snapshot.rs, answer.rs
+//!                         |  held by one owner task     PUBLISH   owner.rs, snapshot.rs, answer.rs
 //!                         |
 //!                         |  watch: Arc<Snapshot>
 //!        +----------------+------+---------+---------+
@@ -25,11 +25,11 @@
 //!
 //! | task | takes | gives | if it ends |
 //! |---|---|---|---|
-//! | probe NAME | its configuration, the clock | [`snapshot::Input::Observed`], a turn for the watchdog | run again |
-//! | latches | the latch files, every 5 s | [`snapshot::Input::Latches`] | run again |
-//! | owner | all [`snapshot::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
+//! | probe NAME | its configuration, the clock | [`input::Input::Observed`], a turn for the watchdog | run again |
+//! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
+//! | owner | all [`input::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
 //! | public, peer, control listener | snapshots | HTTP answers; control: latch files | fatal |
-//! | markers | snapshots | marker files for nginx, [`snapshot::Input::Gate`] | run again |
+//! | markers | snapshots | marker files for nginx, [`input::Input::Gate`] | run again |
 //! | state | snapshots | the state file, the history | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
 //!
@@ -55,12 +55,13 @@
 //!
 //! # Where what comes later has its place
 //!
-//! Peers' votes arrive as another [`snapshot::Input`] and reach the verdicts as [`health::verdict::Group`], which a
+//! Peers' votes arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which a
 //! group of one leaves empty. Replacement, CloudWatch and repointing are outputs: tasks beside the markers with a
 //! receiver of snapshots. The two-region authority decides beside `health` and closes the gate, which the verdicts
 //! already obey.
 
 // OBSERVE
+pub mod input;
 pub mod observation;
 pub mod probes;
 
@@ -69,6 +70,7 @@ pub mod health;
 
 // PUBLISH
 pub mod answer;
+pub mod owner;
 pub mod report;
 pub mod snapshot;
 

@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::BootTime;
 use crate::health::cause::{Cause, Status};
 use crate::health::component::Schedule;
+use crate::input::{Input, Pace};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome, Stages};
-use crate::snapshot::{Input, Pace};
 
 /// One kind of probe.
 pub trait Probe: Send {

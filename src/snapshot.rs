@@ -1,62 +1,23 @@
-//! PUBLISH: the owner task. It alone holds the health state, takes one input at a time, and publishes an immutable
-//! snapshot on a watch channel. Outputs have a receiver and nothing else.
+//! PUBLISH: the snapshot, everything anybody may know at one moment. Immutable data: the owner makes it
+//! ([`crate::owner`]), outputs have a receiver of it and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
-use crate::answer::Answers;
-use crate::clock::{self, BootTime};
+use crate::clock::BootTime;
 use crate::config::Config;
 use crate::health::cause::Status;
-use crate::health::component::{ComponentState, Transition};
-use crate::health::verdict::{self, Domain, Doors, Group, Inputs, InstanceVerdict, RegionVerdict};
-use crate::latches::{Kind, Latches};
-use crate::observation::Observation;
-use crate::probes::Spec;
+use crate::health::component::ComponentState;
+use crate::health::verdict::{Domain, Group, InstanceVerdict, RegionVerdict};
+use crate::latches::Latches;
 use crate::state::{self, State};
-use crate::telemetry::event;
-
-/// The owner judges and publishes at least this often, so that holds come due, statuses go stale and a snapshot older
-/// than [`STALE_AFTER`] means a stuck owner.
-const TICK: Duration = Duration::from_secs(1);
-
-/// The same while everything is well: then nothing is due, and an idle machine is woken less often.
-const CALM_TICK: Duration = Duration::from_secs(4);
 
 /// A snapshot older than this answers its last word as `stale`.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
-
-/// Transitions kept for `history`.
-const HISTORY: usize = 2_000;
-
-/// Characters of a finding kept in the history: it is rewritten as a whole and held in memory.
-const HISTORY_DETAIL: usize = 200;
-
-/// What the owner takes in.
-#[derive(Debug)]
-pub enum Input {
-    /// One attempt of one probe; the reply says how soon to try again.
-    Observed(Observation, oneshot::Sender<Pace>),
-    /// The latch files, read anew.
-    Latches(Latches),
-    /// Whether `public/fenced` exists.
-    Gate { closed: bool },
-    /// A new configuration is in force, or the old one with new problems, or it is now known who this is.
-    Reconfigured(Arc<Config>, About),
-}
-
-/// How soon a probe should try again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    Normal,
-    /// The newest observation contradicts the status: settle it soon.
-    Fast,
-}
 
 /// Who this agent is and what it runs on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +40,17 @@ pub struct HistoryEntry {
     pub cause: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+}
+
+/// One answer, ready to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// 200, else 503.
+    pub ok: bool,
+    /// JSON, ending in a newline.
+    pub body: Bytes,
+    /// Value of `X-Dr-Agent`.
+    pub generation: Bytes,
 }
 
 /// Everything anybody may know, at one moment.
@@ -105,261 +77,16 @@ pub struct Snapshot {
     pub history: Arc<Vec<HistoryEntry>>,
     /// What the state file should say.
     pub state: Arc<State>,
-    /// The public bodies, ready to send.
-    pub answers: Answers,
+    /// The public answers, in the order of [`Question::ALL`](crate::answer::Question::ALL).
+    pub answers: [Answer; 5],
 }
 
 impl Snapshot {
     /// Time alone changes nothing here, but that an observation which does not come makes a component stale.
-    fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.components.iter().all(|(component, _)| component.status == Status::Healthy)
             && self.instance.reasons.is_empty()
             && self.region.holds.is_empty()
             && self.region.reopens.is_none()
-    }
-}
-
-/// The owner of the health state.
-#[derive(Debug)]
-pub struct Owner {
-    about: Arc<About>,
-    config: Arc<Config>,
-    components: Vec<ComponentState>,
-    doors: Doors,
-    group: Group,
-    latches: Latches,
-    gate_closed: bool,
-    generation: u64,
-    transitions: Arc<BTreeMap<(String, Status), u64>>,
-    history: Arc<Vec<HistoryEntry>>,
-    state: Arc<State>,
-    last: Option<(&'static str, &'static str)>,
-}
-
-impl Owner {
-    /// Starts from what was persisted: `state` if there is one of this instance, `resumed` from the markers of the
-    /// same boot, and the history.
-    #[must_use]
-    pub fn new(
-        about: About,
-        config: Arc<Config>,
-        state: State,
-        memory: verdict::Memory,
-        latches: Latches,
-        gate_closed: bool,
-        history: Vec<HistoryEntry>,
-        now: BootTime,
-    ) -> Self {
-        let mut owner = Self {
-            about: Arc::new(about),
-            config: Arc::clone(&config),
-            components: Vec::new(),
-            doors: Doors::new(memory, now),
-            group: Group::default(),
-            latches,
-            gate_closed,
-            generation: 0,
-            transitions: Arc::default(),
-            history: Arc::new(history),
-            state: Arc::new(state),
-            last: None,
-        };
-        owner.reconfigure(config, now);
-        owner
-    }
-
-    /// Runs until every sender of inputs is gone. Publishes after every input and every tick.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, snapshots: watch::Sender<Arc<Snapshot>>) {
-        let mut tick = TICK;
-        loop {
-            // Cancel-safe: a message that was not returned is still in the channel.
-            match timeout(tick, inputs.recv()).await {
-                Ok(Some(input)) => self.take(input, BootTime::now()),
-                Ok(None) => return,
-                Err(_) => {}
-            }
-            let snapshot = self.publish(BootTime::now(), clock::wall());
-            tick = if snapshot.is_calm() { CALM_TICK } else { TICK };
-            snapshots.send_replace(Arc::new(snapshot));
-        }
-    }
-
-    /// Takes one input.
-    pub fn take(&mut self, input: Input, now: BootTime) {
-        match input {
-            Input::Observed(observation, reply) => {
-                let found = self.components.iter_mut().find(|c| c.component == observation.component);
-                let Some(component) = found else { return };
-                let transition = component.apply(observation);
-                let pace = if component.is_settled() { Pace::Normal } else { Pace::Fast };
-                // A probe that was cancelled meanwhile does not wait for its reply: nothing to do then.
-                let _ = reply.send(pace);
-                self.record(transition);
-            }
-            Input::Latches(latches) => {
-                event::latches_changed(&self.latches, &latches);
-                self.latches = latches;
-            }
-            Input::Gate { closed } => {
-                if closed != self.gate_closed {
-                    event::gate_changed(closed);
-                }
-                self.gate_closed = closed;
-            }
-            Input::Reconfigured(config, about) => {
-                if self.state.owner != state::Owner::default() && !about.owner.agrees(&self.state.owner) {
-                    self.forget(&about.owner, now);
-                }
-                self.about = Arc::new(about);
-                self.reconfigure(config, now);
-            }
-        }
-    }
-
-    /// Judges and makes the next snapshot.
-    pub fn publish(&mut self, now: BootTime, wall: Timestamp) -> Snapshot {
-        let start_limit = self.config.policy.start_limit;
-        let ticked: Vec<_> = self.components.iter_mut().filter_map(|c| c.tick(now, start_limit)).collect();
-        for transition in ticked {
-            self.record(Some(transition));
-        }
-        let inputs = Inputs {
-            components: &self.components,
-            group: &self.group,
-            policy: &self.config.policy,
-            draining: self.latches.get(Kind::Drain).is_some(),
-            gate_closed: self.gate_closed,
-            now,
-        };
-        let (instance, region) = self.doors.judge(&inputs);
-        let components = self.components.iter().map(|c| (c.clone(), verdict::domain(c, &inputs))).collect::<Vec<_>>();
-        self.record_verdicts(&instance, &region, wall);
-        self.remember();
-        self.generation += 1;
-        let mut snapshot = Snapshot {
-            generation: self.generation,
-            taken: now,
-            about: Arc::clone(&self.about),
-            config: Arc::clone(&self.config),
-            components,
-            instance,
-            instance_resumed: self.doors.resumed(),
-            region,
-            region_closed: self.doors.region_closed(),
-            gate_closed: self.gate_closed,
-            group: self.group.clone(),
-            latches: self.latches.clone(),
-            transitions: Arc::clone(&self.transitions),
-            history: Arc::clone(&self.history),
-            state: Arc::clone(&self.state),
-            answers: Answers::default(),
-        };
-        snapshot.answers = Answers::render(&snapshot);
-        snapshot
-    }
-
-    /// Components that probe the same target at the same pace keep what is known of them.
-    fn reconfigure(&mut self, config: Arc<Config>, now: BootTime) {
-        let mut old = std::mem::take(&mut self.components);
-        for spec in Spec::all(&config) {
-            let (component, target, schedule) = (spec.component(), spec.target(), spec.schedule());
-            let kept = old.iter().position(|c| c.component == component && c.target == target);
-            self.components.push(if let Some(index) = kept {
-                let mut component = old.swap_remove(index);
-                component.schedule = schedule;
-                component
-            } else {
-                let ever_healthy = self.state.ever_healthy.get(component.name()) == Some(&target);
-                ComponentState::new(component, target, schedule, ever_healthy, now)
-            });
-        }
-        self.config = config;
-    }
-
-    /// The state that was loaded while nobody knew better is another machine's (a copied image): what it said of
-    /// health and verdicts counts no more. What was seen since the start does.
-    fn forget(&mut self, owner: &state::Owner, now: BootTime) {
-        event::state_forgotten(&self.state.owner, owner);
-        for component in &mut self.components {
-            component.ever_healthy = component.last_ok.is_some();
-        }
-        self.doors = Doors::new(verdict::Memory { same_boot: true, ..verdict::Memory::default() }, now);
-        self.state = Arc::default();
-        self.history = Arc::default();
-    }
-
-    fn record(&mut self, transition: Option<Transition>) {
-        let Some(transition) = transition else { return };
-        event::component_changed(&transition);
-        if transition.from != transition.to {
-            let counters = Arc::make_mut(&mut self.transitions);
-            *counters.entry((transition.component.to_string(), transition.to)).or_default() += 1;
-        }
-        self.remember_transition(HistoryEntry {
-            at: clock::wall(),
-            what: transition.component.to_string(),
-            from: transition.from.to_string(),
-            to: transition.to.to_string(),
-            cause: transition.finding.as_ref().map(|f| f.cause.to_string()),
-            detail: transition.finding.map(|f| f.detail.chars().take(HISTORY_DETAIL).collect()).unwrap_or_default(),
-        });
-    }
-
-    fn record_verdicts(&mut self, instance: &InstanceVerdict, region: &RegionVerdict, at: Timestamp) {
-        let present = (instance.state.name(), region.state.name());
-        let before = self.last.replace(present);
-        let (instance_before, region_before) = before.unwrap_or(("none", "none"));
-        if instance_before != present.0 {
-            event::instance_changed(instance_before, instance);
-            self.remember_transition(verdict_entry(at, "instance", instance_before, present.0));
-        }
-        if region_before != present.1 {
-            event::region_changed(region_before, region);
-            self.remember_transition(verdict_entry(at, "region", region_before, present.1));
-        }
-    }
-
-    fn remember_transition(&mut self, entry: HistoryEntry) {
-        let history = Arc::make_mut(&mut self.history);
-        if history.len() >= HISTORY {
-            // A tenth at once, so that a full ring is not moved for every entry.
-            history.drain(..history.len() - HISTORY * 9 / 10);
-        }
-        history.push(entry);
-    }
-
-    /// Brings what the state file should say up to date; the same `Arc` as long as nothing changed.
-    fn remember(&mut self) {
-        // What is not watched at the moment is remembered too: it may come back with the next configuration.
-        let mut healthy = self.state.ever_healthy.clone();
-        let seen = self.components.iter().filter(|c| c.ever_healthy);
-        healthy.extend(seen.map(|c| (c.component.name().to_owned(), c.target.clone())));
-        let state = State {
-            version: self.state.version,
-            // What is not known now stays as it was, or a copied image would go unnoticed when it is known again.
-            owner: state::Owner {
-                deployment: self.about.owner.deployment.clone(),
-                instance: self.about.owner.instance.clone().or_else(|| self.state.owner.instance.clone()),
-                region: self.about.owner.region.clone().or_else(|| self.state.owner.region.clone()),
-            },
-            boot: self.about.boot.clone(),
-            ever_healthy: healthy,
-            region_closed: self.doors.region_closed(),
-            holds: self.doors.holds().clone(),
-        };
-        if state != *self.state {
-            self.state = Arc::new(state);
-        }
-    }
-}
-
-fn verdict_entry(at: Timestamp, what: &str, from: &str, to: &str) -> HistoryEntry {
-    HistoryEntry {
-        at,
-        what: what.to_owned(),
-        from: from.to_owned(),
-        to: to.to_owned(),
-        cause: None,
-        detail: String::new(),
     }
 }

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::BootTime;
 use crate::health::cause::Cause;
 use crate::health::verdict::InstanceState;
+use crate::input::Input;
 use crate::latches::Kind;
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
-use crate::snapshot::{Input, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::telemetry::event;
 
 /// How often the files are looked at when nothing changes: the fence comes from outside (nginx sees it at once), and

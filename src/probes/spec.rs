@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::BootTime;
 use crate::config::{AppProbe, Config, DatabaseProbe, EfsProbe, ExecProbe, HostProbe, NginxProbe, WiringProbe};
 use crate::health::component::Schedule;
+use crate::input::Input;
 use crate::observation::{Component, Observation};
 use crate::probes::{app, database, efs, exec, host, nginx, observe, run, wiring};
-use crate::snapshot::{Input, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::supervise::Supervisor;
 
 /// One configured probe.

@@ -12,10 +12,12 @@ use crate::clock::BootTime;
 use crate::config::{Config, load};
 use crate::health::cause::Cause;
 use crate::health::verdict::Memory;
+use crate::input::Input;
 use crate::latches::{self, Latch, Latches};
 use crate::observation::{Component, DatabaseFacts, EfsFacts, Facts, Finding, Observation, Outcome, Stage};
+use crate::owner::Owner;
 use crate::probes::Spec;
-use crate::snapshot::{About, Input, Owner};
+use crate::snapshot::About;
 use crate::state::{self, State};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;

@@ -334,7 +334,8 @@ impl Stuck {
         use dr_agent::config;
         use dr_agent::health::verdict::Memory;
         use dr_agent::outputs::http::Listeners;
-        use dr_agent::snapshot::{About, Owner};
+        use dr_agent::owner::Owner;
+        use dr_agent::snapshot::About;
         use tokio::sync::watch;
 
         let mut config = config::defaults();

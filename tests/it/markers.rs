@@ -5,10 +5,10 @@ use std::time::Duration;
 use dr_agent::clock::BootTime;
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::InstanceState;
+use dr_agent::input::Input;
 use dr_agent::latches::{self, Kind, Latch};
 use dr_agent::observation::{Component, Facts, Finding, Observation, Outcome};
 use dr_agent::outputs::markers;
-use dr_agent::snapshot::Input;
 
 use crate::support::eventually;
 use crate::support::served::Served;

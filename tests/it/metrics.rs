@@ -8,12 +8,14 @@ use dr_agent::clock::{self, BootTime};
 use dr_agent::config::load;
 use dr_agent::health::cause::Cause;
 use dr_agent::health::verdict::Memory;
+use dr_agent::input::Input;
 use dr_agent::latches::Latches;
 use dr_agent::observation::{
     Component, DatabaseFacts, DiskFacts, Facts, Finding, HostFacts, Observation, Outcome, ReplicaChannel, Stage,
 };
 use dr_agent::outputs::metrics;
-use dr_agent::snapshot::{About, Input, Owner, Snapshot};
+use dr_agent::owner::Owner;
+use dr_agent::snapshot::{About, Snapshot};
 use dr_agent::state::{self, State};
 use tokio::sync::oneshot;
 

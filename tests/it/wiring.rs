@@ -11,9 +11,10 @@ use dr_agent::health::component::Schedule;
 use dr_agent::health::verdict::Memory;
 use dr_agent::latches::Latches;
 use dr_agent::observation::{Component, Finding, Outcome};
+use dr_agent::owner::Owner;
 use dr_agent::probes::observe;
 use dr_agent::probes::wiring::Wiring;
-use dr_agent::snapshot::{About, Owner, Snapshot};
+use dr_agent::snapshot::{About, Snapshot};
 use dr_agent::state::{self, State};
 use tokio::sync::watch;
 

@@ -29,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 use super::server::{Limits, serve};
 use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix, bound};
 use crate::clock::{self, BootTime};
+use crate::input::Input;
 use crate::latches::{self, Kind, Latch, Latches};
 use crate::report::Report;
-use crate::snapshot::{HistoryEntry, Input, Snapshot};
+use crate::snapshot::{HistoryEntry, Snapshot};
 use crate::telemetry::{ErrorChain, event};
 
 /// People and their scripts.

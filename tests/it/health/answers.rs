@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dr_agent::answer::{self, Answer, Question};
+use dr_agent::answer::{self, Question};
 use dr_agent::config::ExecProbe;
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{Memory, RegionState};
+use dr_agent::input::Input;
 use dr_agent::observation::{Component, DatabaseFacts, Facts};
-use dr_agent::snapshot::{About, Input, STALE_AFTER, Snapshot};
+use dr_agent::snapshot::{About, Answer, STALE_AFTER, Snapshot};
 use dr_agent::state::State;
 
 use super::bench::{at, schedule, secs};

@@ -1,0 +1,31 @@
+//! OBSERVE: what observers tell the owner, and what it tells a probe in return.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::latches::Latches;
+use crate::observation::Observation;
+use crate::snapshot::About;
+
+/// What the owner takes in.
+#[derive(Debug)]
+pub enum Input {
+    /// One attempt of one probe; the reply says how soon to try again.
+    Observed(Observation, oneshot::Sender<Pace>),
+    /// The latch files, read anew.
+    Latches(Latches),
+    /// Whether `public/fenced` exists.
+    Gate { closed: bool },
+    /// A new configuration is in force, or the old one with new problems, or it is now known who this is.
+    Reconfigured(Arc<Config>, About),
+}
+
+/// How soon a probe should try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Normal,
+    /// The newest observation contradicts the status: settle it soon.
+    Fast,
+}
