@@ -2,21 +2,37 @@
 //!
 //! It belongs to one instance in one region of one deployment. A file of another (a copied AMI) is set aside as
 //! `state.json.foreign` and not used.
+//!
+//! # Versions
+//!
+//! A release and the one before it read each other's file, so that neither an upgrade nor the way back forgets what was
+//! closed:
+//!
+//! - A field that is added has a default, for a file that does not have it yet. A release that does not know a field or
+//!   a kind of hold ignores it, and drops it with its next save. The version stays.
+//! - The version rises only when that is not enough: a field goes, or what it says changes. That takes two releases:
+//!   the first reads the new version and writes the old one still, the second writes the new one and reads both.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::clock::BootTime;
 use crate::health::verdict::HoldOn;
 
-/// The version this release writes. It reads this one and the one before.
-const VERSION: u32 = 1;
+/// The version this release writes.
+const WRITES: u32 = 1;
+
+/// The versions it reads: what the release before it writes, and what the one after it may write.
+const READS: RangeInclusive<u32> = 1..=1;
 
 const FILE: &str = "state.json";
 
@@ -54,8 +70,24 @@ pub struct State {
     #[serde(default)]
     pub region_closed: bool,
     /// When the running holds began; meaningful in the same boot only.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_holds")]
     pub holds: BTreeMap<HoldOn, BootTime>,
+}
+
+fn known_holds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<HoldOn, BootTime>, D::Error> {
+    let mut known = BTreeMap::new();
+    for (name, since) in BTreeMap::<String, Value>::deserialize(deserializer)? {
+        // The release after this one may know more kinds.
+        let Ok(on) = serde_json::from_value(Value::String(name)) else { continue };
+        known.insert(on, serde_json::from_value(since).map_err(D::Error::custom)?);
+    }
+    Ok(known)
+}
+
+/// What a file of any version has.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
 }
 
 /// Why there is no usable state.
@@ -73,7 +105,7 @@ pub enum LoadError {
         #[source]
         error: serde_json::Error,
     },
-    #[error("{path} has version {found}, this release reads up to {VERSION}")]
+    #[error("{path} has version {found}, this release reads {} to {}", READS.start(), READS.end())]
     Version { path: PathBuf, found: u32 },
     #[error("{path} belongs to {found:?}; it was set aside as `{FILE}.foreign`")]
     Foreign { path: PathBuf, found: Owner },
@@ -95,17 +127,17 @@ pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
         // Best effort: if the rename fails, the next save replaces the file anyway.
         drop(fs::rename(&path, dir.join(format!("{FILE}.{suffix}"))));
     };
-    let state: State = match serde_json::from_slice(&text) {
-        Ok(state) => state,
-        Err(error) => {
-            aside("damaged");
-            return Err(LoadError::Parse { path, error });
-        }
+    let parse_failed = |error| {
+        aside("damaged");
+        LoadError::Parse { path: path.clone(), error }
     };
-    if state.version > VERSION {
-        aside("newer");
-        return Err(LoadError::Version { path, found: state.version });
+    // First of all: a file of another version need not look like a state.
+    let AnyVersion { version: found } = serde_json::from_slice(&text).map_err(parse_failed)?;
+    if !READS.contains(&found) {
+        aside("version");
+        return Err(LoadError::Version { path, found });
     }
+    let state: State = serde_json::from_slice(&text).map_err(parse_failed)?;
     if !state.owner.agrees(owner) {
         aside("foreign");
         return Err(LoadError::Foreign { path, found: state.owner });
@@ -117,7 +149,7 @@ pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
 #[must_use]
 pub fn boot_of_file(dir: &Path) -> Option<String> {
     let text = fs::read(dir.join(FILE)).ok()?;
-    let file: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let file: Value = serde_json::from_slice(&text).ok()?;
     Some(file.get("boot")?.as_str()?.to_owned())
 }
 
@@ -126,7 +158,7 @@ pub fn boot_of_file(dir: &Path) -> Option<String> {
 /// # Errors
 /// When the directory cannot be written.
 pub fn save(dir: &Path, state: &State) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(&State { version: VERSION, ..state.clone() })?;
+    let text = serde_json::to_vec_pretty(&State { version: WRITES, ..state.clone() })?;
     write_atomically(&dir.join(FILE), &text, 0o600)
 }
 
@@ -149,6 +181,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use serde_json::json;
+
     fn owner(instance: &str) -> Owner {
         Owner {
             deployment: "shop-prod".to_owned(),
@@ -159,7 +193,7 @@ mod tests {
 
     fn state() -> State {
         State {
-            version: VERSION,
+            version: WRITES,
             owner: owner("i-0123456789abcdef0"),
             boot: "b".to_owned(),
             ever_healthy: [("database".to_owned(), "db:3306".to_owned())].into(),
@@ -229,19 +263,56 @@ mod tests {
         }
     }
 
+    /// `state.json` with this content, loaded.
+    fn loaded(dir: &Path, content: &Value) -> Result<Option<State>, LoadError> {
+        fs::write(dir.join(FILE), content.to_string()).unwrap();
+        load(dir, &state().owner)
+    }
+
     #[test]
-    fn a_newer_version_is_set_aside_and_additions_are_ignored() {
+    fn the_release_before_wrote_less_and_its_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let mut value = serde_json::to_value(state()).unwrap();
-        value["added_later"] = serde_json::json!({"x": 1});
-        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
+        let oldest = json!({"version": 1, "owner": {"deployment": "shop-prod"}, "boot": "b"});
+        let owner = Owner { deployment: "shop-prod".to_owned(), ..Owner::default() };
+        let expected = State { version: 1, owner, boot: "b".to_owned(), ..State::default() };
+        assert_eq!(loaded(dir.path(), &oldest).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn the_release_after_adds_and_all_that_is_known_here_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut newer = serde_json::to_value(state()).unwrap();
+        newer["added"] = json!({"x": 1});
+        newer["owner"]["added"] = json!("y");
+        newer["holds"]["added"] = json!(["z"]);
+        let read = loaded(dir.path(), &newer).unwrap().unwrap();
+        assert_eq!(read, state());
+        // What is saved on the way back is a file that the release after reads in turn.
+        save(dir.path(), &read).unwrap();
         assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
-        value["version"] = (VERSION + 1).into();
-        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
-        assert!(
-            matches!(load(dir.path(), &state().owner), Err(LoadError::Version { found, .. }) if found == VERSION + 1)
-        );
-        assert_eq!(names(dir.path()), ["state.json.newer"]);
+    }
+
+    #[test]
+    fn a_known_hold_without_a_time_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut damaged = serde_json::to_value(state()).unwrap();
+        damaged["holds"]["database"] = json!("yesterday");
+        assert!(matches!(loaded(dir.path(), &damaged), Err(LoadError::Parse { .. })));
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_version_out_of_reach_is_set_aside_whatever_its_shape() {
+        assert!(READS.contains(&WRITES));
+        for version in [READS.start() - 1, READS.end() + 1] {
+            let mut same_shape = serde_json::to_value(state()).unwrap();
+            same_shape["version"] = version.into();
+            for content in [same_shape, json!({"version": version, "boot": 5, "verdicts": []})] {
+                let dir = tempfile::tempdir().unwrap();
+                let result = loaded(dir.path(), &content);
+                assert!(matches!(result, Err(LoadError::Version { found, .. }) if found == version), "{result:?}");
+                assert_eq!(names(dir.path()), ["state.json.version"]);
+            }
+        }
     }
 
     #[test]
