@@ -3,7 +3,7 @@
 use dr_agent::clock::BootTime;
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::component::{ComponentState, Transition};
-use dr_agent::observation::Component;
+use dr_agent::observation::{Component, Facts, Finding, NginxFacts, Observation, Outcome};
 use std::time::Duration;
 
 use super::bench::{at, millis, observation, secs, state};
@@ -287,4 +287,96 @@ fn only_healthy_was_ever_healthy() {
         one.pass();
     }
     assert!(one.state.ever_healthy);
+}
+
+#[test]
+fn a_pass_counts_from_its_beginning_and_a_failure_from_its_end() {
+    let mut one = state(Component::Nginx, at(secs(100)));
+    let mut see = |began, cause| {
+        one.apply(observation(Component::Nginx, at(secs(began)), secs(2), cause));
+        (one.last_ok, one.last_fail, one.failing_since)
+    };
+    let t = |second| Some(at(secs(second)));
+    assert_eq!(see(100, None), (t(100), None, None));
+    assert_eq!(see(110, Some(Cause::NginxRefused)), (t(100), t(112), t(110)));
+    assert_eq!(see(120, Some(Cause::NginxTimeout)), (t(100), t(122), t(110)), "since the first of the row");
+    assert_eq!(see(130, None), (t(130), t(122), None));
+}
+
+#[test]
+fn an_attempt_that_ran_ends_the_row_of_those_that_could_not() {
+    let mut one = One::healthy(Component::Nginx);
+    for _ in 0..3 {
+        one.fail(Cause::CouldNotRun);
+        assert_eq!(one.pass(), Status::Healthy);
+    }
+    one.fail(Cause::CouldNotRun);
+    one.fail(Cause::NginxRefused);
+    assert_eq!(one.fail(Cause::CouldNotRun), Status::Healthy);
+}
+
+#[test]
+fn a_failed_attempt_replaces_the_facts_only_with_facts() {
+    let mut one = state(Component::Nginx, at(secs(100)));
+    let mut see = |second, cause, facts: Facts| {
+        let observation = observation(Component::Nginx, at(secs(second)), secs(0), cause);
+        one.apply(Observation { facts, ..observation });
+        one.facts.clone()
+    };
+    let master = |pid| Facts::Nginx(NginxFacts { master: pid });
+    assert_eq!(see(101, None, master(Some(7))), master(Some(7)));
+    assert_eq!(see(102, Some(Cause::NginxTimeout), Facts::None), master(Some(7)));
+    assert_eq!(see(103, Some(Cause::NginxMasterGone), master(None)), master(None));
+    assert_eq!(see(104, None, Facts::None), Facts::None);
+}
+
+#[test]
+fn a_finding_tells_of_the_newest_attempt_with_its_cause() {
+    let mut one = One::healthy(Component::Nginx);
+    one.fail(Cause::NginxRefused);
+    one.fail(Cause::NginxRefused);
+    one.fail(Cause::NginxTimeout);
+    let outcome = Outcome::Fail(Finding::new(Cause::NginxRefused, "newer"));
+    let observation = observation(Component::Nginx, one.now + secs(1), Duration::ZERO, None);
+    one.state.apply(Observation { outcome, ..observation });
+    assert_eq!(one.state.finding, Some(Finding::new(Cause::NginxRefused, "newer")));
+}
+
+#[test]
+fn degraded_takes_fall_and_healthy_again_takes_rise() {
+    for (fall, rise) in [(2, 4), (4, 2)] {
+        let mut one = One::healthy(Component::Database);
+        (one.state.schedule.fall, one.state.schedule.rise) = (fall, rise);
+        let mut attempts = 1;
+        while one.fail(Cause::DatabaseSlow) != Status::Degraded {
+            attempts += 1;
+        }
+        assert_eq!(attempts, fall);
+        attempts = 1;
+        while one.pass() != Status::Healthy {
+            attempts += 1;
+        }
+        assert_eq!(attempts, rise);
+    }
+}
+
+#[test]
+fn unknown_begins_the_count_of_failures_again() {
+    let mut one = One::healthy(Component::Nginx);
+    one.fail(Cause::NginxRefused);
+    one.fail(Cause::CouldNotRun);
+    assert_eq!(one.fail(Cause::CouldNotRun), Status::Unknown);
+    assert_eq!(one.fail(Cause::NginxRefused), Status::Unknown);
+    assert_eq!(one.fail(Cause::NginxRefused), Status::Unhealthy);
+}
+
+#[test]
+fn a_minute_of_successes_is_not_enough_without_rise() {
+    let mut one = One::healthy(Component::Nginx);
+    one.state.schedule.rise = 3;
+    while one.fail(Cause::NginxRefused) != Status::Unhealthy {}
+    for expected in [Status::Unhealthy, Status::Unhealthy, Status::Healthy] {
+        one.now = one.now + secs(90);
+        assert_eq!(one.pass(), expected);
+    }
 }
