@@ -70,6 +70,7 @@ fn bodies_tell_names_and_statuses_and_no_host() {
         }
         let components = serde_json::json!({"nginx": "healthy", "database": "unhealthy", "host": "healthy"});
         assert_eq!(json(&answer)["components"], components);
+        assert_eq!(json(&answer).get("region").is_some(), question == Question::Authority);
     }
 }
 
@@ -77,6 +78,7 @@ fn bodies_tell_names_and_statuses_and_no_host() {
 fn degraded_unknown_starting_a_running_hold_or_a_wrong_file_warn() {
     let (mut agent, _) = well();
     let snapshot = agent.run(5, &[(Component::Database, Cause::DatabaseSlow)]);
+    says(&snapshot, Question::Live, true, "pass");
     says(&snapshot, Question::Instance, true, "warn");
     says(&snapshot, Question::Region, true, "warn");
 

@@ -212,3 +212,11 @@ fn while_the_gate_is_closed_the_app_is_undetermined_and_closes_nothing() {
     assert_eq!(bench.region.state, RegionState::Fenced);
     assert_eq!(bench.region.holds, []);
 }
+
+#[test]
+fn a_marker_from_another_boot_closes_nothing() {
+    let memory = Memory { instance_closed: true, ..Memory::default() };
+    let mut bench = Bench::resumed(&[Nginx], memory);
+    bench.observe(&Nginx, None);
+    assert_eq!(bench.instance.state, InstanceState::Serving);
+}
