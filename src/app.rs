@@ -40,9 +40,9 @@ const INPUTS: usize = 64;
 /// Reading the file and keeping a copy.
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
-/// Threads for file I/O on local disks. Each of a dozen users has at most one outstanding, and the unit's `TasksMax=64`
-/// is never reached: tokio panics when it cannot start a thread.
-const BLOCKING_THREADS: usize = 24;
+/// Threads for file I/O on local disks. Each of at most a dozen exec probes and of under a dozen others has at most one
+/// outstanding, and the unit's `TasksMax=64` is never reached: tokio panics when it cannot start a thread.
+pub(crate) const BLOCKING_THREADS: usize = 24;
 
 /// A thread for file I/O that had nothing to do for so long ends: two looks a second apart keep one or two.
 const BLOCKING_IDLE: Duration = Duration::from_secs(2);
@@ -265,7 +265,7 @@ impl Running {
             let cancelled = self.cancelled.clone();
             self.tasks.restarted("identity", cancelled.clone(), move || ask_imds(found.clone(), cancelled.clone()));
         }
-        systemd::ready();
+        systemd::ready().await;
 
         let result = loop {
             tokio::select! {
@@ -280,7 +280,7 @@ impl Running {
                 }
             }
         };
-        systemd::stopping();
+        systemd::stopping().await;
         event::agent_stopping();
         self.cancelled.cancel();
         drop(self.inputs);
@@ -295,7 +295,7 @@ impl Running {
 
     /// Reads the file again. A bad one leaves the configuration in force as it is.
     async fn reload(&mut self) {
-        systemd::reloading();
+        systemd::reloading().await;
         let region = self.about.owner.region.clone();
         let (path, dir) = (self.options.config.clone(), self.config.state_dir.clone());
         // Off the runtime: a frozen disk must not hold up a health answer.
@@ -329,7 +329,7 @@ impl Running {
         }
         // The owner is gone only when the agent is ending.
         let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), self.about.clone())).await;
-        systemd::ready();
+        systemd::ready().await;
     }
 
     /// Sockets and the state directory are bound to the process.

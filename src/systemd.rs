@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootTime;
@@ -29,19 +29,22 @@ pub const LEAST_BUDGET: Duration = Duration::from_secs(10);
 /// READY and its kind are said once, so they are worth a short wait; everything else is said again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Between two attempts. Everything else goes on meanwhile.
+const RETRY: Duration = Duration::from_millis(50);
+
 /// Sockets are bound and the state is loaded, or a reload is over.
-pub fn ready() {
-    say_once(&NotifyState::Ready);
+pub async fn ready() {
+    say_once(&NotifyState::Ready).await;
 }
 
 /// A reload has begun. Ends with [`ready`].
-pub fn reloading() {
-    say_once(&NotifyState::Reloading);
+pub async fn reloading() {
+    say_once(&NotifyState::Reloading).await;
 }
 
 /// The end has begun.
-pub fn stopping() {
-    say_once(&NotifyState::Stopping);
+pub async fn stopping() {
+    say_once(&NotifyState::Stopping).await;
 }
 
 /// Feeds the watchdog and keeps the status line, until cancelled.
@@ -74,7 +77,7 @@ pub async fn run(
                 let (names, late) = late(&turns, snapshots.borrow().taken, awake.since(now), now);
                 if names.is_empty() {
                     // If it does not arrive, the next one will.
-                    drop(send(&NotifyState::Watchdog, None));
+                    drop(send(&NotifyState::Watchdog));
                 }
                 if names != were_late {
                     event::turns_late(&late);
@@ -84,7 +87,7 @@ pub async fn run(
         }
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let status = status_line(&snapshot);
-        if status != told && send(&NotifyState::Status(&status), None).is_ok() {
+        if status != told && send(&NotifyState::Status(&status)).is_ok() {
             told = status;
         }
     }
@@ -157,24 +160,26 @@ fn status_line(snapshot: &Snapshot) -> String {
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-fn say_once(state: &NotifyState<'_>) {
-    if let Err(error) = send(state, Some(PATIENCE)) {
-        tracing::warn!(%error, "cannot tell systemd `{state}`");
+async fn say_once(state: &NotifyState<'_>) {
+    let began = Instant::now();
+    while let Err(error) = send(state) {
+        if error.kind() != io::ErrorKind::WouldBlock || began.elapsed() >= PATIENCE {
+            tracing::warn!(%error, "cannot tell systemd `{state}`");
+            return;
+        }
+        sleep(RETRY).await;
     }
 }
 
-/// Sends one message, waiting at most `patience` for room in systemd's queue. `sd_notify::notify` would wait for ever.
-fn send(state: &NotifyState<'_>, patience: Option<Duration>) -> io::Result<()> {
+/// Sends one message, if systemd's queue has room for it. `sd_notify::notify` would wait for ever.
+fn send(state: &NotifyState<'_>) -> io::Result<()> {
     let Some(path) = env::var_os(NOTIFY_SOCKET) else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&path)?,
     };
     let socket = UnixDatagram::unbound()?;
-    match patience {
-        Some(limit) => socket.set_write_timeout(Some(limit))?,
-        None => socket.set_nonblocking(true)?,
-    }
+    socket.set_nonblocking(true)?;
     socket.send_to_addr(state.to_string().as_bytes(), &address).map(drop)
 }
 

@@ -403,6 +403,9 @@ fn wiring(mut section: Section<'_>, nginx: &HttpUrl, also: impl Iterator<Item = 
     WiringProbe { schedule, address, hosts }
 }
 
+/// Programs on a dead disk hold a thread each: so many leave half of [`crate::app::BLOCKING_THREADS`] to the others.
+const EXEC_LIMIT: usize = 12;
+
 fn exec(probe: &mut Section<'_>) -> BTreeMap<String, ExecProbe> {
     let mut probes = BTreeMap::new();
     for (name, mut section) in probe.named_sections("exec") {
@@ -420,6 +423,10 @@ fn exec(probe: &mut Section<'_>) -> BTreeMap<String, ExecProbe> {
         }
         section.end();
         probes.insert(name.to_owned(), ExecProbe { schedule, command });
+    }
+    if probes.len() > EXEC_LIMIT {
+        let fix = "let one program look at several things";
+        probe.reject("exec", format!("{} programs, and {EXEC_LIMIT} is the most: {fix}", probes.len()));
     }
     probes
 }

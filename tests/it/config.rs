@@ -250,6 +250,16 @@ allow = ["10.0.0.0/33"]
 }
 
 #[test]
+fn there_are_no_more_exec_probes_than_threads_for_them() {
+    let text = |count: u8| {
+        let probes = (0..count).map(|i| format!("[probe.exec.p{i}]\ncommand = [\"/bin/true\"]\n"));
+        probes.collect::<Vec<_>>().concat()
+    };
+    assert_eq!(parse(&text(12), None).map(|config| config.exec.len()).ok(), Some(12));
+    insta::assert_snapshot!(complaints(&text(13), None), @":1: `probe.exec`: 13 programs, and 12 is the most: let one program look at several things");
+}
+
+#[test]
 fn two_regions_need_a_home_that_is_one_of_them() {
     let text = "[region.a-1]\n[region.b-1]\n[authority]\nregions = [\"a-1\", \"c-1\"]\n";
     insta::assert_snapshot!(complaints(text, Some("c-1")), @r#"
