@@ -426,7 +426,7 @@ fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
 
 /// Whether a failure of `component` could be the consequence of a dependency's fault.
 fn is_masked(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
-    if component.component.is_dependency() || component.component == Component::Wiring {
+    if component.component.is_dependency() {
         return false;
     }
     if component.finding.as_ref().is_some_and(|finding| finding.cause == Cause::NginxMasterGone) {

@@ -3,6 +3,7 @@
 mod answers;
 mod bench;
 mod component;
+mod edges;
 mod incidents;
 mod instance;
 mod laws;
