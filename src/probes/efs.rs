@@ -8,6 +8,7 @@
 pub mod child;
 mod lock;
 mod mountinfo;
+mod tidy;
 mod vantage;
 
 use std::fs::{self, File};

@@ -4,13 +4,15 @@
 //! output is the locked lock file. It names every step before it takes it, so that whoever waits knows where it hangs.
 //! It holds nothing open on the mount between two requests, so it never keeps one from being unmounted.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -18,12 +20,15 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{self, Holder};
+use super::tidy;
 use crate::clock::BootTime;
 
 /// The directory at the root of the mount that holds a canary for each instance.
 const DIRECTORY: &str = ".dr-agent";
 /// Bytes in a canary.
 const CANARY_LENGTH: usize = 64;
+/// How often old canaries are looked for.
+const TIDY_INTERVAL: Duration = Duration::from_secs(3_600);
 /// What a badly called command exits with.
 const USAGE: u8 = 64;
 
@@ -45,10 +50,12 @@ pub(super) enum Step {
     /// The canary again, afresh, for reading.
     Reopen,
     Read,
+    /// Canaries of instances that are gone, looked for and removed.
+    Tidy,
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Statvfs,
         Self::List,
         Self::Directory,
@@ -59,6 +66,7 @@ impl Step {
         Self::Close,
         Self::Reopen,
         Self::Read,
+        Self::Tidy,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -73,6 +81,7 @@ impl Step {
             Self::Close => "close",
             Self::Reopen => "reopen",
             Self::Read => "read",
+            Self::Tidy => "tidy",
         }
     }
 
@@ -206,6 +215,20 @@ impl Task {
         if found == *canary { Ok(()) } else { Err(Failure::Mismatch) }
     }
 
+    /// Removes what instances that are gone left behind, after an operation that succeeded. A failure is no finding:
+    /// the mount works.
+    fn tidy(&self, step: &mut impl FnMut(Step)) {
+        step(Step::Tidy);
+        let directory = self.mount.join(DIRECTORY);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (Ok(directory), Ok(own)) =
+            (rustix::fs::open(&directory, flags, Mode::empty()), CString::new(self.instance.as_bytes()))
+        else {
+            return;
+        };
+        let _ = tidy::remove_old(directory, &own);
+    }
+
     /// The canary's directory, made if it is not there. A symbolic link is not followed: whoever may write to the
     /// mount must not choose what this process truncates.
     fn directory(&self, step: &mut impl FnMut(Step)) -> Result<OwnedFd, Failure> {
@@ -293,6 +316,8 @@ fn serve(mut task: Task) -> io::Result<()> {
         line.push(b'\n');
         (&socket).write_all(&line)
     };
+    // Not at once: `dr-agent check` asks only once and removes nothing.
+    let mut tidied = BootTime::now();
     for (number, request) in (0..).zip(BufReader::new(&socket).lines()) {
         request?;
         let began = BootTime::now();
@@ -314,6 +339,11 @@ fn serve(mut task: Task) -> io::Result<()> {
             Err(failure) => Answer::Failed(failure),
         })?;
 
+        // After the answer, which it must not make slow. If it hangs, the next request says where.
+        if result.is_ok() && !task.read_only && began.since(tidied) >= TIDY_INTERVAL {
+            task.tidy(&mut step);
+            tidied = began;
+        }
         // After the answer, so that a slow local disk is not taken for the mount.
         holder.busy_since = None;
         holder.write(lock_file)?;
