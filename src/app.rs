@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, load::File};
@@ -215,6 +216,10 @@ impl Bound {
         tasks.restarted("latches", cancelled.clone(), {
             let (dir, boot, inputs, cancelled) = (dir.clone(), about.boot.clone(), inputs.clone(), cancelled.clone());
             move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
+        });
+        tasks.restarted("certificates", cancelled.clone(), {
+            let (snapshots, inputs, cancelled) = (snapshots.clone(), inputs.clone(), cancelled.clone());
+            move || certificates::run(snapshots.clone(), inputs.clone(), cancelled.clone())
         });
         let mut running = Running {
             options,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::certificates::Certificate;
 use crate::config::Config;
 use crate::latches::Latches;
 use crate::observation::Observation;
@@ -16,6 +17,8 @@ pub enum Input {
     Observed(Observation, oneshot::Sender<Pace>),
     /// The latch files, read anew.
     Latches(Latches),
+    /// What the regions' names show.
+    Certificates(Vec<Certificate>),
     /// Whether `public/fenced` exists.
     Gate { closed: bool },
     /// A new configuration is in force, or the old one with new problems, or it is now known who this is.

@@ -27,6 +27,7 @@
 //! |---|---|---|---|
 //! | probe NAME | its configuration, the clock | [`input::Input::Observed`], a turn for the watchdog | run again |
 //! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
+//! | certificates | the TLS certificates of the regions' names, every hour | [`input::Input::Certificates`] | run again |
 //! | owner | all [`input::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
 //! | public, peer, control listener | snapshots | HTTP answers; control: latch files | fatal |
 //! | markers | snapshots | marker files for nginx, [`input::Input::Gate`] | run again |
@@ -61,6 +62,7 @@
 //! already obey.
 
 // OBSERVE
+pub mod certificates;
 pub mod input;
 pub mod observation;
 pub mod probes;

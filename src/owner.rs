@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::answer;
+use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::health::cause::Status;
@@ -49,6 +50,7 @@ pub struct Owner {
     transitions: Arc<BTreeMap<(String, Status), u64>>,
     history: Arc<Vec<HistoryEntry>>,
     state: Arc<State>,
+    certificates: Arc<Vec<Certificate>>,
     last: Option<(&'static str, &'static str)>,
 }
 
@@ -78,6 +80,7 @@ impl Owner {
             transitions: Arc::default(),
             history: Arc::new(history),
             state: Arc::new(state),
+            certificates: Arc::default(),
             last: None,
         };
         owner.reconfigure(config, now);
@@ -116,6 +119,7 @@ impl Owner {
                 event::latches_changed(&self.latches, &latches);
                 self.latches = latches;
             }
+            Input::Certificates(certificates) => self.certificates = Arc::new(certificates),
             Input::Gate { closed } => {
                 if closed != self.gate_closed {
                     event::gate_changed(closed);
@@ -168,6 +172,7 @@ impl Owner {
             transitions: Arc::clone(&self.transitions),
             history: Arc::clone(&self.history),
             state: Arc::clone(&self.state),
+            certificates: Arc::clone(&self.certificates),
             answers: Default::default(),
         };
         snapshot.answers = answer::render_all(&snapshot);

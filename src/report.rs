@@ -18,17 +18,22 @@
 //! acts        who acts on each verdict as it is, in one sentence: instance, region, promoted, replacement
 //! works       what this configuration makes work
 //! missing     what it lacks: what, costs, fix
+//! certificates  of the regions' names: region, host, expires, problem (why a client would refuse it)
 //! live        only in a check: the running agent's own report, if it answered
 //! ```
 
+mod prospects;
 #[cfg(test)]
 pub(crate) mod sample;
 
 use std::time::Duration;
 
+pub use prospects::Missing;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::health::cause::{Cause, Status};
@@ -55,6 +60,8 @@ pub struct Report {
     pub acts: Acts,
     pub works: Vec<String>,
     pub missing: Vec<Missing>,
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Box<Report>>,
 }
@@ -183,13 +190,6 @@ pub struct Acts {
     pub replacement: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    pub what: String,
-    pub costs: String,
-    pub fix: String,
-}
-
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -218,6 +218,7 @@ impl Report {
         let mut report = Self::of(Kind::Live, &seen, now, clock::wall());
         report.agent.generation = Some(snapshot.generation);
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
+        report.certificates.clone_from(&snapshot.certificates);
         report
     }
 
@@ -246,8 +247,9 @@ impl Report {
             latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
             gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
             acts: acts(seen),
-            works: works(seen.config),
-            missing: missing(seen.config),
+            works: prospects::works(seen.config),
+            missing: prospects::missing(seen.config),
+            certificates: Vec::new(),
             live: None,
         }
     }
@@ -267,7 +269,11 @@ impl Report {
             || self.is_stale()
         {
             Status::Unknown
-        } else if any(Status::Degraded) || !self.latches.is_empty() || !self.agent.config_problems.is_empty() {
+        } else if any(Status::Degraded)
+            || !self.latches.is_empty()
+            || !self.agent.config_problems.is_empty()
+            || self.certificates.iter().any(|certificate| certificate.is_finding(self.at))
+        {
             Status::Degraded
         } else {
             Status::Healthy
@@ -412,74 +418,6 @@ fn acts(seen: &Seen<'_>) -> Acts {
         promoted: "nobody: this version promotes and fences no region".to_owned(),
         replacement: "nobody: this version marks no instance for replacement".to_owned(),
     }
-}
-
-fn works(config: &Config) -> Vec<String> {
-    let mut watched = vec!["nginx"];
-    watched.extend(config.app.as_ref().map(|_| "app"));
-    let mut shared = Vec::new();
-    shared.extend(config.efs.as_ref().map(|_| "efs"));
-    shared.extend(config.database.as_ref().map(|_| "database"));
-    watched.extend(&shared);
-    watched.push("host");
-    let region = if shared.is_empty() {
-        "`/health/region` for Route 53: from whether anybody can serve, nothing else".to_owned()
-    } else {
-        format!("`/health/region` for Route 53: from {}, and whether anybody can serve", shared.join(" and "))
-    };
-    vec![format!("`/health/instance` for the load balancer: from {}", watched.join(", ")), region]
-}
-
-/// In the order in which to fix it.
-fn missing(config: &Config) -> Vec<Missing> {
-    let mut list = Vec::new();
-    let mut lacks = |what: &str, costs: &str, fix: &str| {
-        list.push(Missing { what: what.to_owned(), costs: costs.to_owned(), fix: fix.to_owned() });
-    };
-    if config.wiring.is_none() {
-        lacks(
-            "no configuration file is in force",
-            "built-in defaults apply, so only nginx and the host are watched, and nobody looks whether nginx hands the health paths to the agent",
-            "edit /etc/dr-agent/agent.toml, then `dr-agent config check`",
-        );
-    }
-    let region_unknown = config.region.is_none() && !config.regions.is_empty();
-    if region_unknown {
-        lacks(
-            "the region of this instance is not known",
-            "the database's endpoint and the expected file system are not known either, so neither is checked",
-            "write its name to /etc/dr-agent/region, or allow the instance metadata service (hop limit, IMDSv2)",
-        );
-    }
-    if config.app.is_none() {
-        lacks(
-            "no [probe.app]",
-            "a site that fails behind a well nginx looks healthy",
-            "add the table, with the site's `host`",
-        );
-    }
-    if config.efs.is_none() {
-        lacks(
-            "no [probe.efs]",
-            "a shared mount that hangs or is not there is not seen",
-            "add the table, with the mount's `path`, if there is one",
-        );
-    }
-    if config.database.is_none() && !region_unknown {
-        lacks(
-            "no [probe.database]",
-            "a database that fails is not seen",
-            "add the table, with `user` and `password_file`, and the endpoint in [region.NAME]",
-        );
-    }
-    if config.regions.len() < 2 || config.database.is_none() {
-        lacks(
-            "with one region, or without a database, promotion and fencing are off",
-            "`/health/promoted` answers 503, and nothing takes over from another region",
-            "nothing to do if that is meant",
-        );
-    }
-    list
 }
 
 const fn domain_name(domain: Domain) -> &'static str {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::certificates::Certificate;
 use crate::clock::BootTime;
 use crate::config::Config;
 use crate::health::cause::Status;
@@ -75,6 +76,8 @@ pub struct Snapshot {
     pub transitions: Arc<BTreeMap<(String, Status), u64>>,
     /// Oldest first.
     pub history: Arc<Vec<HistoryEntry>>,
+    /// What the regions' names showed last; empty before that, and without names.
+    pub certificates: Arc<Vec<Certificate>>,
     /// What the state file should say.
     pub state: Arc<State>,
     /// The public answers, in the order of [`Question::ALL`](crate::answer::Question::ALL).

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::client::{self, Error};
 use super::{CheckArgs, Exit, Format, page, region, render};
+use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::config::load::{self, Loaded};
@@ -151,7 +152,9 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let boot = clock::boot_id()?;
     let context = Context::for_check(&config, instance.as_deref(), boot.clone());
     let short = in_time(&config);
-    let observations = runtime.block_on(async { timeout(PROBES_LIMIT, observe_all(&short, &context)).await });
+    let (observations, certificates) = runtime.block_on(async {
+        tokio::join!(timeout(PROBES_LIMIT, observe_all(&short, &context)), certificates::look(&config.regions))
+    });
     // A probe that left a blocking task behind must not keep the answer.
     runtime.shutdown_background();
 
@@ -161,6 +164,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let borrowed = asked.as_ref().is_ok_and(|live| borrow_efs(&mut observations, live));
     let mut report = judge(&about, &config, observations);
     report.agent.probed_as = Some(probed_as);
+    report.certificates = certificates;
     if borrowed {
         for efs in report.components.iter_mut().filter(|component| component.name == Component::Efs.name()) {
             let whose = "seen by the running agent, whose child alone may touch the mount";

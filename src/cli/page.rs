@@ -3,11 +3,13 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use anstyle::Style;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::render::{BOLD, DIM, HINT, status_style, status_word, wrap};
 use super::time::{between, show, show_span};
+use crate::certificates::Certificate;
 use crate::health::cause::Status;
 use crate::health::verdict::InstanceState;
 use crate::report::{Component, Gate, Kind, Region, Report};
@@ -42,9 +44,36 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
     for component in &report.components {
         write_component(page, component, report)?;
     }
+    certificates(page, report, zone)?;
     verdicts(page, report)?;
     if report.kind == Kind::Check {
         prospects(page, report)?;
+    }
+    Ok(())
+}
+
+fn certificates(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt::Result {
+    if report.certificates.is_empty() {
+        return Ok(());
+    }
+    title(page, "Certificates")?;
+    for certificate in &report.certificates {
+        let Certificate { region, host, expires, problem } = certificate;
+        let ends = match (expires, certificate.days_left(report.at)) {
+            (Some(end), Some(days @ 0..)) => format!("{days} days left, until {}", show(*end, zone)),
+            (Some(end), _) => format!("over since {}", show(*end, zone)),
+            (None, _) => "not seen from here".to_owned(),
+        };
+        let problem = problem.as_deref().map(|problem| format!("; {problem}")).unwrap_or_default();
+        let finding = if certificate.is_finding(report.at) { status_style(Status::Degraded) } else { Style::new() };
+        writeln!(page, "  {finding}{region}  {host}{finding:#}: {}", wrap(&format!("{ends}{problem}"), 4))?;
+        if certificate.is_finding(report.at) {
+            hint(
+                page,
+                4,
+                "users' browsers refuse it, now or soon, and Route 53 does not look: renew it, in ACM for a load balancer",
+            )?;
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::clock::BootTime;
+use crate::clock::{self, BootTime};
 use crate::health::cause::Status;
 use crate::health::component::ComponentState;
 use crate::latches::Kind;
@@ -21,6 +21,7 @@ pub fn page(snapshot: &Snapshot, now: BootTime) -> String {
     verdicts(&mut page, snapshot, now);
     components(&mut page, snapshot, now);
     facts(&mut page, snapshot);
+    certificates(&mut page, snapshot);
     page.text
 }
 
@@ -52,6 +53,17 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
     page.flag(&[], snapshot.latches.get(Kind::Drain).is_some());
     page.gauge("dr_agent_on_hold", "1 while repair and replacement of this instance are held.");
     page.flag(&[], snapshot.latches.get(Kind::Hold).is_some());
+}
+
+fn certificates(page: &mut Page, snapshot: &Snapshot) {
+    let help = "Whole days until the certificate of a region's name expires; negative when it has.";
+    page.gauge("dr_agent_certificate_expiry_days", help);
+    let at = clock::wall();
+    for certificate in snapshot.certificates.iter() {
+        if let Some(days) = certificate.days_left(at) {
+            page.sample(&[("region", &certificate.region)], days);
+        }
+    }
 }
 
 fn components(page: &mut Page, snapshot: &Snapshot, now: BootTime) {

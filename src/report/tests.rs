@@ -167,7 +167,8 @@ fn the_shape_of_the_json() {
         "`/health/instance` for the load balancer: from nginx, app, efs, database, host",
         "`/health/region` for Route 53: from efs and database, and whether anybody can serve"
       ],
-      "missing": []
+      "missing": [],
+      "certificates": []
     }
     "#);
 }

@@ -5,6 +5,8 @@
 
 // The site through nginx, and what it may answer.
 mod app;
+// The certificates of the regions' names.
+mod certificates;
 // The command line's exit codes and words.
 mod cli;
 // The configuration file, good and bad.
