@@ -178,11 +178,28 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
             wiring.hint = Some("the agent is not there to be reached: start it and look again".to_owned());
         }
     }
+    add_selinux(&mut report, Path::new("/sys/fs/selinux/enforce"));
     match asked {
         Ok(live) => report.live = Some(Box::new(live)),
         Err(error) => report.missing.insert(0, without_agent(&error)),
     }
     Ok(report)
+}
+
+/// SELinux refuses what its policy does not allow, and nginx, which it confines, only sees that the agent's socket or a
+/// marker is not there.
+const SELINUX: &str = "SELinux is enforcing here: `ausearch -m avc -c nginx` shows whether it keeps nginx from the agent's socket in /run/dr-agent-http or from the markers";
+
+/// Adds the hint to what the wiring lacks, if `mode` says that SELinux is enforcing.
+fn add_selinux(report: &mut Report, mode: &Path) {
+    if !fs::read(mode).is_ok_and(|mode| mode.starts_with(b"1")) {
+        return;
+    }
+    let at_fault = |c: &&mut report::Component| c.name == Component::Wiring.name() && c.cause.is_some();
+    for wiring in report.components.iter_mut().filter(at_fault) {
+        let hint = wiring.hint.take().map(|hint| format!("{hint}; ")).unwrap_or_default();
+        wiring.hint = Some(format!("{hint}{SELINUX}"));
+    }
 }
 
 /// What it costs that no agent answered.
@@ -325,5 +342,24 @@ mod tests {
         // What was seen here stands.
         let mut seen = efs(Outcome::Fail(Finding::new(Cause::EfsNotMounted, "")));
         assert!(!borrow_efs(&mut seen, &sample::well(ReportKind::Live, "ap-south-1")));
+    }
+
+    #[test]
+    fn selinux_is_named_only_where_it_is_enforcing_and_the_wiring_is_at_fault() {
+        let hint = |mode: &str, cause: Option<Cause>| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), mode).unwrap();
+            let mut report = sample::well(ReportKind::Check, "ap-south-1");
+            report.components.truncate(1);
+            report.components[0].name = Component::Wiring.name().to_owned();
+            report.components[0].cause = cause.map(|cause| cause.name().to_owned());
+            report.components[0].hint = cause.map(|_| "reload nginx".to_owned());
+            add_selinux(&mut report, file.path());
+            report.components[0].hint.clone()
+        };
+        let told = hint("1", Some(Cause::WiringFallback)).unwrap();
+        assert!(told.starts_with("reload nginx; SELinux is enforcing here"), "{told}");
+        assert_eq!(hint("0", Some(Cause::WiringFallback)).as_deref(), Some("reload nginx"));
+        assert_eq!(hint("1", None), None);
     }
 }

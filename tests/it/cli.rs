@@ -305,7 +305,7 @@ fn check_as_root_probes_as_the_agents_user() {
 /// A running agent with nothing to watch but a dead nginx and the host.
 struct Running {
     folder: Folder,
-    _agent: Process,
+    agent: Process,
 }
 
 impl Running {
@@ -316,10 +316,21 @@ impl Running {
         let text = fs::read_to_string(folder.config()).unwrap().replace("[listen]\n", &listen);
         fs::write(folder.config(), text).unwrap();
         let agent = Process::start(folder.command(&["run"]).stderr(Stdio::null()));
-        let running = Self { folder, _agent: agent };
-        // 2: it answers, and nginx is not there.
-        running.until(&["status"], |told| told.exit == 2);
+        let running = Self { folder, agent };
+        running.settles();
         running
+    }
+
+    fn restart(&mut self) {
+        self.agent.signal("TERM");
+        assert!(self.agent.ended().success());
+        self.agent = Process::start(self.folder.command(&["run"]).stderr(Stdio::null()));
+        self.settles();
+    }
+
+    /// 2: it answers, and nginx is not there.
+    fn settles(&self) {
+        self.until(&["status"], |told| told.exit == 2);
     }
 
     fn until(&self, args: &[&str], holds: impl Fn(&Told) -> bool) -> Told {
@@ -386,4 +397,26 @@ fn check_beside_a_running_agent_has_its_report_too() {
         serde_json::from_str(&agent.folder.run(&["check", "--as-me", "--format", "json"]).out).unwrap();
     assert_eq!(json["live"]["kind"], "live");
     assert_eq!(json["live"]["components"][0]["name"], "nginx");
+}
+
+#[test]
+fn a_watch_shows_what_changes_and_ends_on_ctrl_c_with_the_last_exit_code() {
+    let mut agent = Running::start();
+    let pages = agent.folder.path().join("pages");
+    let file = fs::File::create(&pages).expect("make it");
+    let mut watch = Process::start(agent.folder.command(&["status", "--watch"]).stdout(file).stderr(Stdio::null()));
+    let shown = |text: &str| {
+        let pages = fs::read_to_string(&pages).expect("read it");
+        if pages.contains(text) { Ok(()) } else { Err(pages) }
+    };
+    eventually("a first page", || shown("Components"));
+    let told = agent.folder.run(&["hold", "--reason", "look closer"]);
+    assert_eq!(told.exit, 0, "{}", told.err);
+    eventually("the page shows the hold", || shown("look closer"));
+    // The agent goes away and comes back; whoever watches stays.
+    agent.restart();
+    let before = fs::metadata(&pages).expect("it is there").len();
+    eventually("it goes on", || if fs::metadata(&pages).unwrap().len() > before { Ok(()) } else { Err("nothing new") });
+    watch.signal("INT");
+    assert_eq!(watch.ended().code(), Some(2), "as the page said");
 }
