@@ -15,6 +15,8 @@ mod config;
 mod database;
 // The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
 mod efs;
+// A state directory on a disk that is really full.
+mod full_disk;
 // A custom program: trust, exit codes, output, deadline.
 mod exec;
 // The decision core against its laws and against what happened to others.
