@@ -14,7 +14,11 @@ def children(pid):
     """The process and all its descendants."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            born = (task / "children").read_text().split()
+        except FileNotFoundError:
+            continue  # that thread has ended
+        for child in born:
             found += children(int(child))
     return found
 
