@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,13 +17,13 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Region;
 use crate::input::Input;
+use crate::probes::blocking::Lane;
 use crate::snapshot::Snapshot;
 
 /// How often the running agent looks: certificates change every few weeks.
@@ -34,6 +34,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Days before the end from which on it is a finding. ACM renews 60 days before, others at least 14.
 pub const NEAR: i64 = 14;
+
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// The end of the year 9999, when no certificate is valid any more.
 const FAR: Duration = Duration::from_secs(253_402_300_799);
@@ -64,17 +66,27 @@ impl Certificate {
     }
 }
 
-/// Looks at the names of the configuration in force, now and every hour, and tells the owner, until cancelled.
-pub async fn run(snapshots: watch::Receiver<Arc<Snapshot>>, inputs: mpsc::Sender<Input>, cancelled: CancellationToken) {
+/// Looks at the names of the configuration in force, at once when they change and every hour, and tells the owner, until
+/// cancelled.
+pub async fn run(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    inputs: mpsc::Sender<Input>,
+    cancelled: CancellationToken,
+) {
     loop {
         let config = Arc::clone(&snapshots.borrow().config);
         let certificates = look(&config.regions).await;
-        if !certificates.is_empty() && inputs.send(Input::Certificates(certificates)).await.is_err() {
+        if inputs.send(Input::Certificates(certificates)).await.is_err() {
             return;
         }
         tokio::select! {
             () = cancelled.cancelled() => return,
             () = sleep(INTERVAL) => {}
+            changed = snapshots.wait_for(|snapshot| snapshot.config.regions != config.regions) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
 }
@@ -91,7 +103,7 @@ pub async fn look(regions: &BTreeMap<String, Region>) -> Vec<Certificate> {
         return Vec::new();
     }
     // Reads files of the local disk.
-    let verifier = match timeout(LIMIT, spawn_blocking(platform_verifier)).await {
+    let verifier = match timeout(LIMIT, LANE.run(platform_verifier)).await {
         Ok(Ok(verifier)) => verifier,
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the root certificates could not be read in time".to_owned()),

@@ -5,7 +5,7 @@
 //! is built anew.
 
 pub mod app;
-mod blocking;
+pub(crate) mod blocking;
 pub mod database;
 pub mod efs;
 pub mod exec;

@@ -307,7 +307,8 @@ impl Doors {
                 Vote::Healthy => _ = self.holds.remove(&on),
                 Vote::Failing if component.ever_healthy => {
                     let since = *self.holds.entry(on).or_insert(now);
-                    due |= is_convincing(component) && now.since(since) >= on.length(policy);
+                    // Which region this is, and so whether it may close for a dependency, is not known while partial.
+                    due |= !policy.partial && is_convincing(component) && now.since(since) >= on.length(policy);
                 }
                 // Never yet healthy: that closes no region.
                 Vote::Failing | Vote::Abstains => certain = false,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::agent::Agent;
 use crate::support::site::Scratch;
-use crate::support::{Process, agent_binary, eventually, free_port};
+use crate::support::{Process, agent_binary, eventually, free_port, signal};
 
 /// A web server with a certificate of its own authority, for `localhost`.
 struct Site {
@@ -124,13 +124,18 @@ fn the_agent_publishes_the_days() {
     let site = Site::start("localhost", 5);
     let mut agent = Agent::new(Scratch::new(), &configuration(site.port));
     agent.start();
-    eventually("the days are in /metrics", || {
+    let days = || {
         let page = agent.peer().get("/metrics").map_err(|error| error.to_string())?.body;
         let line = page.lines().find(|line| line.starts_with("dr_agent_certificate_expiry_days{region=\"test-1\"} "));
-        match line.and_then(|line| line.rsplit(' ').next()?.parse::<i64>().ok()) {
-            Some(4 | 5) => Ok(()),
-            _ => Err(page),
-        }
+        Ok::<_, String>(line.and_then(|line| line.rsplit(' ').next()?.parse::<i64>().ok()))
+    };
+    eventually("the days are in /metrics", || match days()? {
+        Some(4 | 5) => Ok(()),
+        other => Err(format!("{other:?}")),
     });
+    // A reload without the name.
+    agent.configure("[probe.nginx]\nurl = \"http://127.0.0.1:1/\"\n[region.test-1]\n");
+    signal(agent.pid(), "HUP");
+    eventually("they are gone", || days()?.map_or(Ok(()), |days| Err(format!("{days}"))));
     agent.stop();
 }

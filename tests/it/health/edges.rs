@@ -29,6 +29,18 @@ fn a_region_that_becomes_standby_forgets_its_holds() {
 }
 
 #[test]
+fn a_region_that_nobody_knows_closes_for_no_dependency_until_it_is_known() {
+    let mut bench = Bench::healthy(&[Nginx, Efs]);
+    bench.policy.partial = true;
+    bench.fail(Efs, Cause::EfsHung);
+    bench.run(secs(120));
+    assert!(bench.open(), "it may be the standby, which never closes for one");
+    bench.policy.partial = false;
+    bench.step();
+    assert!(!bench.open(), "the hold has run meanwhile");
+}
+
+#[test]
 fn an_instance_that_never_could_serve_opens_no_region() {
     let mut bench = Bench::resumed(&[Nginx, Host], CLOSED);
     bench.fail(Host, Cause::DiskFull);
