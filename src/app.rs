@@ -20,7 +20,6 @@ use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, load::File};
-use crate::health::verdict::Memory;
 use crate::identity;
 use crate::input::Input;
 use crate::latches;
@@ -29,6 +28,7 @@ use crate::outputs::http::{BindError, Control, Listeners};
 use crate::outputs::{markers, persist};
 use crate::owner::Owner;
 use crate::probes::{Context, Spec};
+use crate::resume;
 use crate::snapshot::{About, Snapshot};
 use crate::state;
 use crate::supervise::Supervisor;
@@ -144,16 +144,7 @@ impl Bound {
         let now = BootTime::now();
         let saved = saved.unwrap_or_default();
         let markers = markers::resume(&dir);
-        // A disk too full for the state file takes a marker all the same. Markers do not outlive a boot (tmpfiles), so
-        // one without a state file is this boot's.
-        let marked = markers.held().iter().any(|(_, stands)| *stands);
-        let same_boot = saved_in.map_or(marked, |saved_in| saved_in == boot);
-        let memory = Memory {
-            same_boot,
-            instance_closed: markers.instance_closed,
-            region_closed: markers.region_closed || (!same_boot && saved.region_closed),
-            holds: saved.holds.clone(),
-        };
+        let memory = resume::memory(&saved, saved_in.as_deref(), markers, &boot);
         let (latches, _) = latches::read(&dir, &boot, now, clock::wall(), &latches::Latches::default());
         let history = persist::load_history(&dir);
         let listeners = Listeners::bind(&config.listen).map_err(Error::Bind)?;

@@ -85,6 +85,7 @@ pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod latches;
+pub mod resume;
 pub mod state;
 pub mod supervise;
 pub mod systemd;
