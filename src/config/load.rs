@@ -48,11 +48,22 @@ enum Kind {
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// The file, if there is one and it could be read, good or bad.
+    /// The file that it is from; none for the built-in defaults.
     pub file: Option<File>,
+    /// What it is in place of what was asked for.
+    pub stand_in: Option<StandIn>,
     /// What is wrong, one line each. Empty if the file is good, and if there is none at [`DEFAULT_PATH`] and nobody
     /// named one: then the built-in defaults are what was asked for.
     pub problems: Vec<String>,
+    /// The state directory that the file names.
+    named_state_dir: Option<PathBuf>,
+}
+
+/// What is in force in place of a file that cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandIn {
+    LastGood,
+    Defaults,
 }
 
 impl Problems {
@@ -184,35 +195,79 @@ pub fn read(path: &Path) -> Result<File, Problems> {
 /// last known good one, else the built-in defaults.
 #[must_use]
 pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
-    let (file, mut problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
+    let (file, problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
         Ok(file) => match file.config(region) {
-            Ok(config) => return Loaded { config, file: Some(file), problems: Vec::new() },
+            Ok(config) => {
+                let named_state_dir = file.state_dir();
+                return Loaded { config, file: Some(file), stand_in: None, problems: Vec::new(), named_state_dir };
+            }
             Err(problems) => (Some(file), problems.lines()),
         },
         Err(problems) if problems.is_missing() && path.is_none() => {
-            return Loaded { config: defaults(), file: None, problems: Vec::new() };
+            let config = defaults();
+            return Loaded { config, file: None, stand_in: None, problems: Vec::new(), named_state_dir: None };
         }
         Err(problems) => (None, problems.lines()),
     };
-    let state_dir = file.as_ref().and_then(File::state_dir).unwrap_or_else(usual_state_dir);
-    let good = state_dir.join(GOOD);
-    let config = match read(&good).and_then(|good| good.config(region)) {
-        Ok(config) => {
-            problems.push(format!("in force instead: the last good configuration, {}", good.display()));
-            config
+    let named = file.as_ref().and_then(File::state_dir);
+    last_good(named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
+}
+
+impl Loaded {
+    /// Picks the values of `region`, if the file has any: else what does not depend on it stays in force.
+    pub fn move_to(&mut self, region: &str) {
+        match self.file.as_ref().map(|file| file.config(Some(region))) {
+            Some(Ok(config)) => self.config = config,
+            Some(Err(problems)) => self.problems.extend(problems.lines()),
+            None => {}
         }
-        Err(why) => {
-            if !why.is_missing() {
-                problems.extend(why.lines());
+    }
+
+    /// What to start with when this cannot be in force either, for the reason `why`. `None` after the built-in defaults.
+    #[must_use]
+    pub fn instead(mut self, why: String, region: Option<&str>) -> Option<Self> {
+        self.problems.push(why);
+        let named = self.named_state_dir;
+        match self.stand_in {
+            None => Some(
+                last_good(named.as_deref(), self.problems, region).unwrap_or_else(|problems| built_in(named, problems)),
+            ),
+            Some(StandIn::LastGood) => Some(built_in(named, self.problems)),
+            Some(StandIn::Defaults) => None,
+        }
+    }
+}
+
+/// The copy of the last good file: in the state directory that the bad one names, else in the usual one.
+///
+/// # Errors
+/// With the problems and those of the copies, when there is no good one.
+fn last_good(named: Option<&Path>, mut problems: Vec<String>, region: Option<&str>) -> Result<Loaded, Vec<String>> {
+    let usual = usual_state_dir();
+    for dir in named.into_iter().chain([&*usual]) {
+        let path = dir.join(GOOD);
+        match read(&path).and_then(|file| file.config(region).map(|config| (file, config))) {
+            Ok((file, config)) => {
+                problems.push(format!("in force instead: the last good configuration, {}", path.display()));
+                let (stand_in, named_state_dir) = (Some(StandIn::LastGood), named.map(Path::to_owned));
+                return Ok(Loaded { config, file: Some(file), stand_in, problems, named_state_dir });
             }
-            problems.push("in force instead: the built-in defaults, which watch only nginx and the host".to_owned());
-            let mut config = defaults();
-            config.host.paths = vec![PathBuf::from("/"), state_dir.clone()];
-            config.policy.partial = true;
-            Config { state_dir, ..config }
+            Err(why) if why.is_missing() => {}
+            Err(why) => problems.extend(why.lines()),
         }
-    };
-    Loaded { config, file, problems }
+    }
+    Err(problems)
+}
+
+/// The built-in defaults in place of a file.
+fn built_in(named: Option<PathBuf>, mut problems: Vec<String>) -> Loaded {
+    problems.push("in force instead: the built-in defaults, which watch only nginx and the host".to_owned());
+    // Where nginx looks for the markers, if it is one at all.
+    let state_dir = named.clone().filter(|dir| dir.is_dir()).unwrap_or_else(usual_state_dir);
+    let mut config = Config { state_dir, ..defaults() };
+    config.host.paths = vec![PathBuf::from("/"), config.state_dir.clone()];
+    config.policy.partial = true;
+    Loaded { config, file: None, stand_in: Some(StandIn::Defaults), problems, named_state_dir: named }
 }
 
 /// The configuration at `path` (else [`DEFAULT_PATH`]) for a running agent.

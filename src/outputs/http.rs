@@ -50,8 +50,10 @@ pub enum BindError {
         #[source]
         error: io::Error,
     },
-    #[error("another process already listens on `{0}`; is an agent running?")]
+    #[error("another process already listens on `{0}`")]
     InUse(PathBuf),
+    #[error("an agent already runs: it listens on `{0}`")]
+    AgentRuns(PathBuf),
     #[error("`{0}` is in the way: it is not a socket")]
     NotASocket(PathBuf),
 }
@@ -91,12 +93,16 @@ impl Listeners {
     /// may fail: a metrics port that is taken must not keep the health answers away. They try again while they serve.
     ///
     /// # Errors
-    /// When the public address is taken or may not be used.
+    /// When the public address is taken or may not be used: [`BindError::AgentRuns`] if an agent has the control socket.
     pub fn bind(listen: &Listen) -> Result<Self, BindError> {
         let public = match &listen.public {
-            PublicAddress::Unix(path) => Public::Unix(bind_unix(path, 0o666)?, path.clone()),
-            PublicAddress::Tcp(address) => Public::Tcp(bind_tcp(*address)?),
+            PublicAddress::Unix(path) => bind_unix(path, 0o666).map(|listener| Public::Unix(listener, path.clone())),
+            PublicAddress::Tcp(address) => bind_tcp(*address).map(Public::Tcp),
         };
+        let public = public.map_err(|error| match remove_stale(&listen.control) {
+            Err(BindError::InUse(control)) => BindError::AgentRuns(control),
+            _ => error,
+        })?;
         let peer = Peer { address: listen.peer, bound: bind_tcp(listen.peer) };
         let control = ControlSocket { path: listen.control.clone(), bound: bind_unix(&listen.control, CONTROL_MODE) };
         Ok(Self { public, peer, control })
@@ -263,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listen = listen(dir.path());
         let first = Listeners::bind(&listen).unwrap();
-        assert!(matches!(Listeners::bind(&listen), Err(BindError::InUse(_))));
+        assert!(matches!(Listeners::bind(&listen), Err(BindError::AgentRuns(_))));
         drop(first);
         let second = Listeners::bind(&listen).unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;

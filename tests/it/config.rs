@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dr_agent::config::load::{self, File, Problems};
+use dr_agent::config::load::{self, File, Problems, StandIn};
 use dr_agent::config::{self, Config, show};
 use tempfile::TempDir;
 
@@ -348,4 +348,33 @@ fn a_bad_file_at_start_gives_the_last_good_one_and_then_the_defaults() {
     fs::remove_file(&path).unwrap();
     let loaded = load::at_start(Some(&path), None);
     assert!(loaded.problems[0].contains("no such file"), "one was named and is not there: {:?}", loaded.problems);
+}
+
+/// A good file with which the agent cannot start all the same.
+#[test]
+fn what_cannot_be_in_force_gives_way_to_the_last_good_file_then_to_the_defaults_and_then_to_nothing() {
+    let dir = TempDir::new().unwrap();
+    let state = format!("state_dir = \"{}\"\n", dir.path().display());
+    fs::write(dir.path().join("config.good.toml"), state.clone() + "deployment = \"good\"\n").unwrap();
+    let path = write(&dir, &(state + "deployment = \"new\"\n"));
+    let new = load::at_start(Some(&path), None);
+    assert_eq!((&*new.config.deployment, new.stand_in), ("new", None));
+    let good = new.instead("first".to_owned(), None).unwrap();
+    assert_eq!((&*good.config.deployment, good.stand_in), ("good", Some(StandIn::LastGood)));
+    let defaults = good.instead("second".to_owned(), None).unwrap();
+    assert_eq!((&*defaults.config.deployment, defaults.stand_in), ("default", Some(StandIn::Defaults)));
+    assert_eq!(defaults.config.state_dir, dir.path());
+    assert!(defaults.config.policy.partial);
+    insta::assert_snapshot!(defaults.problems.join("\n").replace(&dir.path().display().to_string(), "DIR"), @r"
+    first
+    in force instead: the last good configuration, DIR/config.good.toml
+    second
+    in force instead: the built-in defaults, which watch only nginx and the host
+    ");
+    assert!(defaults.instead("third".to_owned(), None).is_none());
+
+    // A state directory that is none has no markers to stay with.
+    let path = write(&dir, "state_dir = \"/proc/nope\"\n");
+    let defaults = load::at_start(Some(&path), None).instead("it cannot be made".to_owned(), None).unwrap();
+    assert_eq!(defaults.config.state_dir, Path::new("/var/lib/dr-agent"));
 }

@@ -64,6 +64,14 @@ impl Agent {
         self.spawn_as(&mut command);
     }
 
+    /// Starts it with these variables and waits until it answers.
+    pub fn start_with(&mut self, variables: &[(&str, &str)]) {
+        let mut command = Command::new(agent_binary());
+        command.arg("run").arg("--config").arg(self.config()).envs(variables.iter().copied());
+        self.spawn_as(&mut command);
+        self.wait_until_it_answers();
+    }
+
     /// Starts it with at most so many descriptors.
     pub fn spawn_with_descriptors(&mut self, limit: u32) {
         let mut command = Command::new("sh");

@@ -1,0 +1,100 @@
+//! From the files to an agent that is ready to run: which configuration can be in force, whose state this is, what the
+//! verdicts resume from.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Error, Options, remember_good};
+use crate::clock::{self, BootTime};
+use crate::config::Config;
+use crate::config::load::{self, Loaded};
+use crate::identity;
+use crate::latches;
+use crate::outputs::http::{BindError, Listeners};
+use crate::outputs::{markers, persist};
+use crate::owner::Owner;
+use crate::resume;
+use crate::snapshot::About;
+use crate::state;
+use crate::telemetry::{ErrorChain, event};
+
+/// Sockets are bound and the state is loaded; nothing runs yet.
+pub(super) struct Bound {
+    pub(super) options: Options,
+    pub(super) config: Arc<Config>,
+    pub(super) about: About,
+    pub(super) owner: Owner,
+    pub(super) listeners: Listeners,
+}
+
+impl Bound {
+    pub(super) fn new(options: Options) -> Result<Self, Error> {
+        let boot = clock::boot_id().map_err(Error::BootId)?;
+        let instance = identity::instance();
+        let region = options.region.clone().or_else(identity::region_from_file);
+        let (mut loaded, listeners) = usable(options.config.as_deref(), region.as_deref())?;
+        let dir = loaded.config.state_dir.clone();
+        let mut who = state::Owner {
+            deployment: loaded.config.deployment.clone(),
+            instance,
+            region: loaded.config.region.clone(),
+        };
+        let saved_in = state::boot_of_file(&dir);
+        let saved = state::load(&dir, &who).unwrap_or_else(|error| {
+            event::state_set_aside(&error);
+            if matches!(error, state::LoadError::Foreign { .. }) {
+                persist::set_history_aside(&dir);
+            }
+            None
+        });
+        // The last word on the region: what this instance's own state says.
+        let remembered = saved.as_ref().and_then(|state| state.owner.region.clone());
+        if let (None, Some(region)) = (&who.region, remembered) {
+            loaded.move_to(&region);
+            who.region = Some(region);
+        }
+        let Loaded { config, file, stand_in, mut problems, .. } = loaded;
+
+        let now = BootTime::now();
+        let saved = saved.unwrap_or_default();
+        let markers = markers::resume(&dir);
+        let memory = resume::memory(&saved, saved_in.as_deref(), markers, &boot);
+        let (latches, _) = latches::read(&dir, &boot, now, clock::wall(), &latches::Latches::default());
+        let history = persist::load_history(&dir);
+        problems.extend(listeners.problems());
+        for problem in &problems {
+            event::config_rejected(problem);
+        }
+        let about = About { owner: who, boot, config_problems: problems };
+        let config = Arc::new(config);
+        let owner =
+            Owner::new(about.clone(), Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
+        event::agent_started(&about, &listeners.addresses());
+        if let Some(file) = file.filter(|_| stand_in.is_none() && about.config_problems.is_empty()) {
+            remember_good(&file, &config.state_dir);
+        }
+        Ok(Self { options, config, about, owner, listeners })
+    }
+}
+
+/// The configuration that was asked for, else the best one with which the agent can start, and its listeners: a file
+/// that parses may still name an address that is taken or a state directory that cannot be made.
+fn usable(path: Option<&Path>, region: Option<&str>) -> Result<(Loaded, Listeners), Error> {
+    let mut loaded = load::at_start(path, region);
+    loop {
+        let error = match prepare(&loaded.config) {
+            Ok(listeners) => return Ok((loaded, listeners)),
+            // It is the one that runs, and two would get into each other's way.
+            Err(error @ Error::Bind(BindError::AgentRuns(_))) => return Err(error),
+            Err(error) => error,
+        };
+        loaded = loaded.instead(ErrorChain(&error).to_string(), region).ok_or(error)?;
+    }
+}
+
+fn prepare(config: &Config) -> Result<Listeners, Error> {
+    let dir = &config.state_dir;
+    fs::create_dir_all(dir).map_err(|error| Error::StateDir { path: dir.clone(), error })?;
+    Listeners::bind(&config.listen).map_err(Error::Bind)
+}

@@ -1,0 +1,212 @@
+//! The running agent: what signals do, and which probes run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Options, remember_good};
+use crate::clock::BootTime;
+use crate::config::{Config, load};
+use crate::identity;
+use crate::input::Input;
+use crate::observation::Component;
+use crate::probes::{Context, Spec};
+use crate::snapshot::{About, Snapshot};
+use crate::supervise::Supervisor;
+use crate::systemd;
+use crate::telemetry::event;
+
+/// Reading the file and keeping a copy.
+const RELOAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// What stopping may take: under the unit's `TimeoutStopSec=5`.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// Time between attempts to learn the region from IMDS, while a configuration needs it and nothing else says it.
+const IMDS_RETRY: Duration = Duration::from_secs(60);
+
+/// A probe that runs.
+pub(super) struct RunningProbe {
+    spec: Spec,
+    cancelled: CancellationToken,
+    turned: watch::Receiver<BootTime>,
+}
+
+/// Everything runs.
+pub(super) struct Running {
+    pub(super) options: Options,
+    pub(super) config: Arc<Config>,
+    pub(super) about: About,
+    pub(super) tasks: Supervisor,
+    pub(super) cancelled: CancellationToken,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) http_turned: watch::Receiver<BootTime>,
+    pub(super) probes: BTreeMap<Component, RunningProbe>,
+    pub(super) watchdog: CancellationToken,
+}
+
+impl Running {
+    pub(super) async fn run(mut self) -> Result<(), Error> {
+        let signals = |kind| signal(kind).map_err(Error::Signals);
+        let mut terminate = signals(SignalKind::terminate())?;
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let mut hang_up = signals(SignalKind::hangup())?;
+        let (found, mut regions) = mpsc::channel(1);
+        if self.about.owner.region.is_none() && !self.config.regions.is_empty() {
+            let cancelled = self.cancelled.clone();
+            self.tasks.restarted("identity", cancelled.clone(), move || ask_imds(found.clone(), cancelled.clone()));
+        }
+        systemd::ready().await;
+
+        let result = loop {
+            tokio::select! {
+                name = self.tasks.failed() => break Err(Error::TaskEnded(name)),
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hang_up.recv() => self.reload().await,
+                Some((instance, region)) = regions.recv() => {
+                    self.about.owner.instance = self.about.owner.instance.take().or(instance);
+                    self.about.owner.region = Some(region);
+                    self.reload().await;
+                }
+            }
+        };
+        systemd::stopping().await;
+        event::agent_stopping();
+        self.cancelled.cancel();
+        drop(self.inputs);
+        tokio::select! {
+            () = self.tasks.stop(STOP_LIMIT) => {}
+            // A second signal: at once.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        result
+    }
+
+    /// Reads the file again. A bad one leaves the configuration in force as it is.
+    async fn reload(&mut self) {
+        systemd::reloading().await;
+        let region = self.about.owner.region.clone();
+        let path = self.options.config.clone();
+        let (listen, dir) = (self.config.listen.clone(), self.config.state_dir.clone());
+        // Off the runtime: a frozen disk must not hold up a health answer.
+        let reading = spawn_blocking(move || {
+            let loaded = load::reload(path.as_deref(), region.as_deref());
+            // Only a start can tell whether another address or state directory is of use.
+            if let Ok((Some(file), config)) = &loaded
+                && (&config.listen, &config.state_dir) == (&listen, &dir)
+            {
+                remember_good(file, &dir);
+            }
+            loaded
+        });
+        let loaded = match timeout(RELOAD_LIMIT, reading).await {
+            Ok(Ok(loaded)) => loaded.map_err(|problems| problems.lines()),
+            Ok(Err(error)) => Err(vec![error.to_string()]),
+            Err(_) => Err(vec![format!("the file could not be read within {} s", RELOAD_LIMIT.as_secs())]),
+        };
+        match loaded {
+            Ok((_, mut config)) => {
+                let mut problems = Vec::new();
+                self.keep_fixed(&mut config, &mut problems);
+                self.about.config_problems = problems;
+                self.apply(Arc::new(config));
+                event::config_reloaded();
+            }
+            Err(mut problems) => {
+                problems.push("in force still: what was before this reload".to_owned());
+                self.about.config_problems = problems;
+            }
+        }
+        for problem in &self.about.config_problems {
+            event::config_rejected(problem);
+        }
+        // The owner is gone only when the agent is ending.
+        let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), self.about.clone())).await;
+        systemd::ready().await;
+    }
+
+    /// Sockets and the state directory are bound to the process.
+    fn keep_fixed(&self, config: &mut Config, problems: &mut Vec<String>) {
+        let mut fixed = |key: &str, changed: bool| {
+            if changed {
+                problems.push(format!("`{key}` changed: that takes effect after `systemctl restart dr-agent`"));
+            }
+        };
+        fixed("listen", config.listen != self.config.listen);
+        fixed("state_dir", config.state_dir != self.config.state_dir);
+        fixed("deployment", config.deployment != self.config.deployment);
+        config.listen.clone_from(&self.config.listen);
+        config.state_dir.clone_from(&self.config.state_dir);
+        config.deployment.clone_from(&self.config.deployment);
+    }
+
+    /// Starts, keeps and ends probes until they are those of `config`.
+    pub(super) fn apply(&mut self, config: Arc<Config>) {
+        let context = Context {
+            state_dir: config.state_dir.clone(),
+            boot: self.about.boot.clone(),
+            file_name: identity::file_name(self.about.owner.instance.as_deref()),
+            region: config.region.clone(),
+            snapshots: Some(self.snapshots.clone()),
+        };
+        let wanted: BTreeMap<_, _> = Spec::all(&config).into_iter().map(|spec| (spec.component(), spec)).collect();
+        self.probes.retain(|component, probe| {
+            let keep = wanted.get(component) == Some(&probe.spec);
+            if !keep {
+                probe.cancelled.cancel();
+            }
+            keep
+        });
+        for (component, spec) in wanted {
+            if self.probes.contains_key(&component) {
+                continue;
+            }
+            let cancelled = self.cancelled.child_token();
+            let (turns, turned) = watch::channel(BootTime::now());
+            spec.clone().start(&mut self.tasks, &context, &self.inputs, turns, &cancelled);
+            self.probes.insert(component, RunningProbe { spec, cancelled, turned });
+        }
+        self.config = config;
+        self.watch_turns();
+    }
+
+    /// (Re)starts the task that tells systemd that all who must turn do.
+    fn watch_turns(&mut self) {
+        self.watchdog.cancel();
+        self.watchdog = self.cancelled.child_token();
+        let mut turns = vec![("http".to_owned(), systemd::LEAST_BUDGET, self.http_turned.clone())];
+        turns.extend(self.probes.iter().map(|(component, probe)| {
+            let budget = systemd::LEAST_BUDGET.max(3 * probe.spec.schedule().interval);
+            (format!("probe {component}"), budget, probe.turned.clone())
+        }));
+        let (snapshots, cancelled) = (self.snapshots.clone(), self.watchdog.clone());
+        self.tasks.restarted("systemd", self.watchdog.clone(), move || {
+            systemd::run(turns.clone(), snapshots.clone(), cancelled.clone())
+        });
+    }
+}
+
+/// Asks IMDS for instance and region until it says a region.
+async fn ask_imds(found: mpsc::Sender<(Option<String>, String)>, cancelled: CancellationToken) {
+    loop {
+        if let (instance, Some(region)) = identity::from_imds().await {
+            // Nobody listens any more: the agent is ending.
+            let _ = found.send((instance, region)).await;
+            cancelled.cancelled().await;
+            return;
+        }
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            () = sleep(IMDS_RETRY) => {}
+        }
+    }
+}
