@@ -88,7 +88,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 impl Bound {
     /// Spawns every task. Needs the runtime.
     fn start(self) -> Running {
-        let Self { options, config, about, mut owner, listeners } = self;
+        let Self { options, config, file, region_is_remembered, about, mut owner, listeners } = self;
         let cancelled = CancellationToken::new();
         let mut tasks = Supervisor::default();
         let (inputs, inbox) = mpsc::channel(INPUTS);
@@ -135,6 +135,8 @@ impl Bound {
         });
         let mut running = Running {
             options,
+            file,
+            region_is_remembered,
             about,
             tasks,
             cancelled,
@@ -143,6 +145,7 @@ impl Bound {
             http_turned,
             probes: BTreeMap::new(),
             watchdog: CancellationToken::new(),
+            asks_imds: false,
             config: Arc::clone(&config),
         };
         running.apply(config);

@@ -46,7 +46,7 @@
 //! 3. **Only a local fault that a replacement would cure may end an instance.** The cause table says which causes
 //!    qualify at all ([`health::cause`]).
 //! 4. **Static stability.** No AWS API is on the path of a verdict. The one call there is, to IMDS for a region that
-//!    nothing else names, may hang for ever without changing an answer ([`identity`]).
+//!    no administrator names, may hang for ever without changing an answer ([`identity`]).
 //! 5. **What is closed stays closed** until its own opening rule opens it, through restarts, upgrades and crashes
 //!    ([`health::verdict::Doors`], [`outputs::markers`]).
 //! 6. **The sidecar must not take the site down.** While the agent is absent nginx answers its last word from marker

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Error, Options, remember_good};
 use crate::clock::{self, BootTime};
 use crate::config::Config;
-use crate::config::load::{self, Loaded};
+use crate::config::load::{self, File, Loaded};
 use crate::identity;
 use crate::latches;
 use crate::outputs::http::{BindError, Listeners};
@@ -23,6 +23,10 @@ use crate::telemetry::{ErrorChain, event};
 pub(super) struct Bound {
     pub(super) options: Options,
     pub(super) config: Arc<Config>,
+    /// The file that it is from.
+    pub(super) file: Option<File>,
+    /// The region is only what this instance's state says; the metadata service may know better.
+    pub(super) region_is_remembered: bool,
     pub(super) about: About,
     pub(super) owner: Owner,
     pub(super) listeners: Listeners,
@@ -38,7 +42,8 @@ impl Bound {
         let mut who = state::Owner {
             deployment: loaded.config.deployment.clone(),
             instance,
-            region: loaded.config.region.clone(),
+            // The built-in defaults have none, whoever named it.
+            region: loaded.config.region.clone().or(region),
         };
         let saved_in = state::boot_of_file(&dir);
         let saved = state::load(&dir, &who).unwrap_or_else(|error| {
@@ -49,8 +54,9 @@ impl Bound {
             None
         });
         // The last word on the region: what this instance's own state says.
-        let remembered = saved.as_ref().and_then(|state| state.owner.region.clone());
-        if let (None, Some(region)) = (&who.region, remembered) {
+        let remembered = saved.as_ref().and_then(|state| state.owner.region.clone()).filter(|_| who.region.is_none());
+        let region_is_remembered = remembered.is_some();
+        if let Some(region) = remembered {
             loaded.move_to(&region);
             who.region = Some(region);
         }
@@ -71,10 +77,10 @@ impl Bound {
         let owner =
             Owner::new(about.clone(), Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
         event::agent_started(&about, &listeners.addresses());
-        if let Some(file) = file.filter(|_| stand_in.is_none() && about.config_problems.is_empty()) {
-            remember_good(&file, &config.state_dir);
+        if let Some(file) = file.as_ref().filter(|_| stand_in.is_none() && about.config_problems.is_empty()) {
+            remember_good(file, &config.state_dir);
         }
-        Ok(Self { options, config, about, owner, listeners })
+        Ok(Self { options, config, file, region_is_remembered, about, owner, listeners })
     }
 }
 

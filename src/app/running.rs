@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, Options, remember_good};
 use crate::clock::BootTime;
-use crate::config::{Config, load};
+use crate::config::Config;
+use crate::config::load::{self, File};
 use crate::identity;
 use crate::input::Input;
 use crate::observation::Component;
@@ -28,7 +29,7 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// What stopping may take: under the unit's `TimeoutStopSec=5`.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
-/// Time between attempts to learn the region from IMDS, while a configuration needs it and nothing else says it.
+/// Time between attempts to learn the region from IMDS, while a configuration needs it and nobody has named it.
 const IMDS_RETRY: Duration = Duration::from_secs(60);
 
 /// A probe that runs.
@@ -42,6 +43,9 @@ pub(super) struct RunningProbe {
 pub(super) struct Running {
     pub(super) options: Options,
     pub(super) config: Arc<Config>,
+    /// The file that it is from.
+    pub(super) file: Option<File>,
+    pub(super) region_is_remembered: bool,
     pub(super) about: About,
     pub(super) tasks: Supervisor,
     pub(super) cancelled: CancellationToken,
@@ -50,6 +54,7 @@ pub(super) struct Running {
     pub(super) http_turned: watch::Receiver<BootTime>,
     pub(super) probes: BTreeMap<Component, RunningProbe>,
     pub(super) watchdog: CancellationToken,
+    pub(super) asks_imds: bool,
 }
 
 impl Running {
@@ -59,10 +64,7 @@ impl Running {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut hang_up = signals(SignalKind::hangup())?;
         let (found, mut regions) = mpsc::channel(1);
-        if self.about.owner.region.is_none() && !self.config.regions.is_empty() {
-            let cancelled = self.cancelled.clone();
-            self.tasks.restarted("identity", cancelled.clone(), move || ask_imds(found.clone(), cancelled.clone()));
-        }
+        self.find_region(&found);
         systemd::ready().await;
 
         let result = loop {
@@ -70,12 +72,11 @@ impl Running {
                 name = self.tasks.failed() => break Err(Error::TaskEnded(name)),
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                _ = hang_up.recv() => self.reload().await,
-                Some((instance, region)) = regions.recv() => {
-                    self.about.owner.instance = self.about.owner.instance.take().or(instance);
-                    self.about.owner.region = Some(region);
+                _ = hang_up.recv() => {
                     self.reload().await;
+                    self.find_region(&found);
                 }
+                Some((instance, region)) = regions.recv() => self.identify(instance, region).await,
             }
         };
         systemd::stopping().await;
@@ -89,6 +90,42 @@ impl Running {
             _ = interrupt.recv() => {}
         }
         result
+    }
+
+    /// Asks the metadata service, once, when a region is needed that nobody has named but perhaps the state.
+    fn find_region(&mut self, found: &mpsc::Sender<(Option<String>, String)>) {
+        let is_known = self.about.owner.region.is_some() && !self.region_is_remembered;
+        if is_known || self.config.regions.is_empty() || self.asks_imds {
+            return;
+        }
+        self.asks_imds = true;
+        let (found, cancelled) = (found.clone(), self.cancelled.clone());
+        self.tasks.restarted("identity", cancelled.clone(), move || ask_imds(found.clone(), cancelled.clone()));
+    }
+
+    /// The metadata service says who this is. The file in force, which is not read again, has the values of all regions.
+    async fn identify(&mut self, instance: Option<String>, region: String) {
+        let owner = &mut self.about.owner;
+        owner.instance = owner.instance.take().or(instance);
+        self.region_is_remembered = false;
+        if owner.region.replace(region.clone()).as_ref() != Some(&region) {
+            let (config, problems) = self.file.as_ref().map(|file| file.config_or_common(&region)).unwrap_or_default();
+            for problem in &problems {
+                event::config_rejected(problem);
+            }
+            self.about.config_problems.extend(problems);
+            if let Some(mut config) = config {
+                // Whatever is told of it was told before.
+                self.keep_fixed(&mut config, &mut Vec::new());
+                self.apply(Arc::new(config));
+            }
+        }
+        self.tell_owner().await;
+    }
+
+    async fn tell_owner(&self) {
+        // The owner is gone only when the agent is ending.
+        let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), self.about.clone())).await;
     }
 
     /// Reads the file again. A bad one leaves the configuration in force as it is.
@@ -114,7 +151,8 @@ impl Running {
             Err(_) => Err(vec![format!("the file could not be read within {} s", RELOAD_LIMIT.as_secs())]),
         };
         match loaded {
-            Ok((_, mut config)) => {
+            Ok((file, mut config)) => {
+                self.file = file;
                 let mut problems = Vec::new();
                 self.keep_fixed(&mut config, &mut problems);
                 self.about.config_problems = problems;
@@ -129,8 +167,7 @@ impl Running {
         for problem in &self.about.config_problems {
             event::config_rejected(problem);
         }
-        // The owner is gone only when the agent is ending.
-        let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), self.about.clone())).await;
+        self.tell_owner().await;
         systemd::ready().await;
     }
 

@@ -128,6 +128,16 @@ impl File {
         if problems.is_empty() { Ok(config) } else { Err(self.problems(problems)) }
     }
 
+    /// The configuration of `region`, or, if the file has no good values for it, what does not depend on a region, with
+    /// the problems, one line each. `None` if that is not good either.
+    #[must_use]
+    pub fn config_or_common(&self, region: &str) -> (Option<Config>, Vec<String>) {
+        match self.config(Some(region)) {
+            Ok(config) => (Some(config), Vec::new()),
+            Err(problems) => (self.config(None).ok(), problems.lines()),
+        }
+    }
+
     /// What the file sets and this release does not act on yet.
     #[must_use]
     pub fn not_acted_on(&self) -> Vec<&'static str> {
@@ -214,12 +224,13 @@ pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
 }
 
 impl Loaded {
-    /// Picks the values of `region`, if the file has any: else what does not depend on it stays in force.
+    /// Picks the values of `region`, if the file has any.
     pub fn move_to(&mut self, region: &str) {
-        match self.file.as_ref().map(|file| file.config(Some(region))) {
-            Some(Ok(config)) => self.config = config,
-            Some(Err(problems)) => self.problems.extend(problems.lines()),
-            None => {}
+        let Some(file) = &self.file else { return };
+        let (config, problems) = file.config_or_common(region);
+        self.problems.extend(problems);
+        if let Some(config) = config {
+            self.config = config;
         }
     }
 

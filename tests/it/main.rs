@@ -35,6 +35,8 @@ mod matrix;
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
 mod nginx;
+// Who names the region.
+mod region;
 // What the agent does when it is told to reload, to end or to pause, and what is left when it is killed.
 mod signals;
 // The shipped nginx file in a real nginx, whatever the site around it does.

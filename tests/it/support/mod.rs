@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod ask;
 pub mod hangfs;
+pub mod imds;
 pub mod machine;
 pub mod mariadb;
 pub mod nginx;
