@@ -259,7 +259,7 @@ impl Owner {
             version: self.state.version,
             // What is not known now stays as it was, or a copied image would go unnoticed when it is known again.
             owner: state::Owner {
-                deployment: self.about.owner.deployment.clone(),
+                deployment: self.about.owner.deployment.clone().or_else(|| self.state.owner.deployment.clone()),
                 instance: self.about.owner.instance.clone().or_else(|| self.state.owner.instance.clone()),
                 region: self.about.owner.region.clone().or_else(|| self.state.owner.region.clone()),
             },

@@ -235,7 +235,7 @@ impl Report {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 instance: about.owner.instance.clone(),
                 region: about.owner.region.clone(),
-                deployment: about.owner.deployment.clone(),
+                deployment: seen.config.deployment.clone(),
                 boot: about.boot.clone(),
                 generation: None,
                 age_ms: None,

@@ -36,10 +36,11 @@ const READS: RangeInclusive<u32> = 1..=1;
 
 const FILE: &str = "state.json";
 
-/// Who a state file belongs to. An unknown instance or region matches any: without IMDS neither may be known yet.
+/// Who a state file belongs to. What is unknown matches any: without IMDS neither instance nor region may be known yet,
+/// and the built-in defaults in place of a bad file do not know the deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    pub deployment: String,
+    pub deployment: Option<String>,
     #[serde(default)]
     pub instance: Option<String>,
     #[serde(default)]
@@ -51,7 +52,7 @@ impl Owner {
     #[must_use]
     pub fn agrees(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
-        self.deployment == other.deployment
+        same(&self.deployment, &other.deployment)
             && same(&self.instance, &other.instance)
             && same(&self.region, &other.region)
     }
@@ -185,7 +186,7 @@ mod tests {
 
     fn owner(instance: &str) -> Owner {
         Owner {
-            deployment: "shop-prod".to_owned(),
+            deployment: Some("shop-prod".to_owned()),
             instance: Some(instance.to_owned()),
             region: Some("ap-south-1".to_owned()),
         }
@@ -225,7 +226,7 @@ mod tests {
         let strangers = [
             owner("i-00000000000000000"),
             Owner { region: Some("us-east-1".to_owned()), ..state().owner },
-            Owner { deployment: "shop-test".to_owned(), ..state().owner },
+            Owner { deployment: Some("shop-test".to_owned()), ..state().owner },
         ];
         for stranger in strangers {
             let dir = tempfile::tempdir().unwrap();
@@ -239,11 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_know_its_instance_takes_the_state_as_its_own() {
+    fn who_does_not_know_itself_takes_the_state_as_its_own() {
         let dir = tempfile::tempdir().unwrap();
         save(dir.path(), &state()).unwrap();
-        let unknown = Owner { instance: None, region: None, ..state().owner };
-        assert_eq!(load(dir.path(), &unknown).unwrap(), Some(state()));
+        for unknown in [Owner { instance: None, region: None, ..state().owner }, Owner::default()] {
+            assert_eq!(load(dir.path(), &unknown).unwrap(), Some(state()));
+        }
     }
 
     #[test]
@@ -273,7 +275,7 @@ mod tests {
     fn the_release_before_wrote_less_and_its_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let oldest = json!({"version": 1, "owner": {"deployment": "shop-prod"}, "boot": "b"});
-        let owner = Owner { deployment: "shop-prod".to_owned(), ..Owner::default() };
+        let owner = Owner { deployment: Some("shop-prod".to_owned()), ..Owner::default() };
         let expected = State { version: 1, owner, boot: "b".to_owned(), ..State::default() };
         assert_eq!(loaded(dir.path(), &oldest).unwrap(), Some(expected));
     }

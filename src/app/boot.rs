@@ -40,7 +40,7 @@ impl Bound {
         let (mut loaded, listeners) = usable(options.config.as_deref(), region.as_deref())?;
         let dir = loaded.config.state_dir.clone();
         let mut who = state::Owner {
-            deployment: loaded.config.deployment.clone(),
+            deployment: loaded.deployment(),
             instance,
             // The built-in defaults have none, whoever named it.
             region: loaded.config.region.clone().or(region),

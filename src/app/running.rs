@@ -156,6 +156,9 @@ impl Running {
                 let mut problems = Vec::new();
                 self.keep_fixed(&mut config, &mut problems);
                 self.about.config_problems = problems;
+                let owner = &mut self.about.owner;
+                owner.deployment.get_or_insert_with(|| config.deployment.clone());
+                owner.region = owner.region.take().or_else(|| config.region.clone());
                 self.apply(Arc::new(config));
                 event::config_reloaded();
             }
@@ -180,10 +183,13 @@ impl Running {
         };
         fixed("listen", config.listen != self.config.listen);
         fixed("state_dir", config.state_dir != self.config.state_dir);
-        fixed("deployment", config.deployment != self.config.deployment);
         config.listen.clone_from(&self.config.listen);
         config.state_dir.clone_from(&self.config.state_dir);
-        config.deployment.clone_from(&self.config.deployment);
+        // The state belongs to it.
+        if let Some(deployment) = &self.about.owner.deployment {
+            fixed("deployment", config.deployment != *deployment);
+            config.deployment.clone_from(deployment);
+        }
     }
 
     /// Starts, keeps and ends probes until they are those of `config`.

@@ -148,6 +148,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
         }
         loaded = load::at_start(path, region.as_deref());
     }
+    let deployment = loaded.deployment();
     let Loaded { config, problems, .. } = loaded;
     let boot = clock::boot_id()?;
     let context = Context::for_check(&config, instance.as_deref(), boot.clone());
@@ -158,7 +159,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     // A probe that left a blocking task behind must not keep the answer.
     runtime.shutdown_background();
 
-    let owner = state::Owner { deployment: config.deployment.clone(), instance, region: config.region.clone() };
+    let owner = state::Owner { deployment, instance, region: config.region.clone() };
     let about = About { owner, boot, config_problems: problems };
     let mut observations = observations.unwrap_or_default();
     let borrowed = asked.as_ref().is_ok_and(|live| borrow_efs(&mut observations, live));

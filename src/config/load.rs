@@ -234,6 +234,12 @@ impl Loaded {
         }
     }
 
+    /// The deployment, unless it is unknown: the built-in defaults in place of a file name none.
+    #[must_use]
+    pub fn deployment(&self) -> Option<String> {
+        (self.stand_in != Some(StandIn::Defaults)).then(|| self.config.deployment.clone())
+    }
+
     /// What to start with when this cannot be in force either, for the reason `why`. `None` after the built-in defaults.
     #[must_use]
     pub fn instead(mut self, why: String, region: Option<&str>) -> Option<Self> {

@@ -76,7 +76,7 @@ fn observe(owner: &mut Owner, observation: Observation) {
 
 fn owner(config: &Config, problems: Vec<String>, latches: Latches) -> Owner {
     let who = state::Owner {
-        deployment: config.deployment.clone(),
+        deployment: Some(config.deployment.clone()),
         instance: Some("i-0123456789abcdef0".to_owned()),
         region: config.region.clone(),
     };

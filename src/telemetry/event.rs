@@ -157,7 +157,7 @@ pub fn agent_started(about: &About, addresses: &[String]) {
     info!(
         message_id = AGENT_STARTED,
         version,
-        deployment = owner.deployment.as_str(),
+        deployment = owner.deployment.as_deref(),
         instance,
         region,
         addresses = addresses.as_str(),

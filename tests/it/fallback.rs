@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::agent::Agent;
+use crate::support::ask::Target;
 use crate::support::site::Scratch;
 use crate::support::{agent_binary, eventually, signal};
 
@@ -110,5 +111,65 @@ fn two_agents_at_once_fail_clearly_whatever_the_public_address_is() {
     let second = Command::new(agent_binary()).arg("run").arg("--config").arg(agent.config()).output().unwrap();
     assert_eq!(second.status.code(), Some(69), "{second:?}");
     assert!(String::from_utf8_lossy(&second.stderr).contains("an agent already runs"), "{second:?}");
+    agent.stop();
+}
+
+/// Starts the agent where the built-in addresses are its own, and says where its control socket is.
+fn start_on_its_own(agent: &mut Agent) -> Target {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--net", "sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", agent_binary()]);
+    agent.spawn_as(command.arg("run").arg("--config").arg(agent.config()));
+    let control = Target::unix(format!("/proc/{}/root/run/dr-agent/control.sock", agent.pid()));
+    eventually("the agent answers (this needs root)", || {
+        control.get("/status").map(drop).map_err(|error| format!("{error}\n{}", agent.log()))
+    });
+    control
+}
+
+fn state(agent: &Agent) -> Value {
+    let text = fs::read(agent.scratch.state().join("state.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+#[test]
+fn the_defaults_in_place_of_a_bad_file_set_neither_state_nor_history_aside() {
+    let (mut agent, good) = remembered();
+    // The state of an earlier boot, in which the region was closed.
+    let mut earlier = state(&agent);
+    earlier["boot"] = "another".into();
+    earlier["region_closed"] = true.into();
+    fs::write(agent.scratch.state().join("state.json"), earlier.to_string()).unwrap();
+    fs::remove_file(agent.scratch.state().join(GOOD)).unwrap();
+    fs::write(agent.config(), good.clone() + "[verdct]\n").unwrap();
+
+    let control = start_on_its_own(&mut agent);
+    let report = || control.get("/status").unwrap().json();
+    let told = report();
+    assert!(problems(&told).contains("built-in defaults"), "{told:#}");
+    assert_eq!(told["verdicts"]["region"]["state"], "closed");
+    let saved = eventually("the state is saved", || {
+        let saved = state(&agent);
+        if saved["boot"] == "another" { Err(agent.log()) } else { Ok(saved) }
+    });
+    assert_eq!((&saved["owner"]["deployment"], &saved["region_closed"]), (&"test".into(), &true.into()));
+
+    // The repaired file says who this is, without a restart.
+    fs::write(agent.config(), &good).unwrap();
+    signal(agent.pid(), "HUP");
+    let told = eventually("the file is in force", || {
+        let told = report();
+        if problems(&told).contains("`listen` changed") { Ok(told) } else { Err(format!("{told:#}")) }
+    });
+    assert_eq!(told["agent"]["deployment"], "test");
+    assert_eq!(told["verdicts"]["region"]["state"], "closed");
+    assert!(!problems(&told).contains("deployment"), "{told:#}");
+    agent.stop();
+
+    agent.start();
+    let told = until("it answers", &agent, |_| true);
+    assert_eq!(told["verdicts"]["region"]["state"], "closed");
+    for aside in ["state.json.foreign", "history.jsonl.foreign"] {
+        assert!(!agent.scratch.state().join(aside).exists(), "{aside}");
+    }
     agent.stop();
 }

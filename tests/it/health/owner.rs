@@ -71,7 +71,7 @@ pub fn config() -> Config {
 
 pub fn about() -> About {
     let owner = state::Owner {
-        deployment: "shop-test".into(),
+        deployment: Some("shop-test".into()),
         instance: Some("i-0123456789abcdef0".into()),
         region: Some("ap-south-1".into()),
     };

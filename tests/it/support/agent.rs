@@ -80,7 +80,8 @@ impl Agent {
         self.spawn_as(&mut command);
     }
 
-    fn spawn_as(&mut self, command: &mut Command) {
+    /// Starts it by this command and does not wait for anything.
+    pub fn spawn_as(&mut self, command: &mut Command) {
         assert!(self.process.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.scratch.path("log")).expect("open the log");
         command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
