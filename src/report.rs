@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! schema      1. Rises when a field changes its meaning or goes away; new fields may come at any time.
-//! kind        "live": the agent's running state. "check": one look at everything, with no memory.
+//! kind        "live": the agent's running state. "check": one look at everything, judged as by an agent that starts now
 //! at          when this was written; every time is RFC 3339 in UTC
 //! agent       version, instance, region, deployment, boot; of a live report: generation, age_ms (of the snapshot);
 //!             of a check: probed_as (the user); config_problems (one line each)
@@ -20,6 +20,8 @@
 //! missing     what it lacks: what, costs, fix
 //! certificates  of the regions' names: region, host, expires, problem (why a client would refuse it)
 //! live        only in a check: the running agent's own report, if it answered
+//! held        only in a check that found no agent: what nginx answers meanwhile: instance, region, promoted (codes),
+//!             and the markers that stand
 //! ```
 
 mod prospects;
@@ -41,6 +43,7 @@ use crate::health::component::ComponentState;
 use crate::health::verdict::{Domain, InstanceState, InstanceVerdict, RegionState, RegionVerdict};
 use crate::latches::{self, Latches};
 use crate::observation::Facts;
+use crate::outputs::markers::Markers;
 use crate::snapshot::{About, STALE_AFTER, Snapshot};
 
 /// The version of the shape.
@@ -64,6 +67,8 @@ pub struct Report {
     pub certificates: Vec<Certificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Box<Report>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +195,15 @@ pub struct Acts {
     pub replacement: String,
 }
 
+/// The held word: what nginx answers from the marker files while there is no agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub instance: u16,
+    pub region: u16,
+    pub promoted: u16,
+    pub markers: Vec<String>,
+}
+
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -251,6 +265,7 @@ impl Report {
             missing: prospects::missing(seen.config),
             certificates: Vec::new(),
             live: None,
+            held: None,
         }
     }
 
@@ -340,6 +355,18 @@ fn component(state: &ComponentState, domain: Option<Domain>, wall: Wall) -> Comp
         failures: state.failures,
         target: state.target.clone(),
         facts,
+    }
+}
+
+impl From<Markers> for Held {
+    fn from(markers: Markers) -> Self {
+        let stand = markers.held().into_iter().chain([("fenced", markers.fenced)]).filter(|(_, stands)| *stands);
+        Self {
+            instance: code(!markers.draining && !markers.instance_closed),
+            region: code(!markers.fenced && !markers.region_closed),
+            promoted: code(markers.promoted),
+            markers: stand.map(|(name, _)| name.to_owned()).collect(),
+        }
     }
 }
 

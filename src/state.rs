@@ -108,7 +108,7 @@ pub enum LoadError {
     },
     #[error("{path} has version {found}, this release reads {} to {}", READS.start(), READS.end())]
     Version { path: PathBuf, found: u32 },
-    #[error("{path} belongs to {found:?}; it was set aside as `{FILE}.foreign`")]
+    #[error("{path} belongs to {found:?}; an agent that starts sets it aside as `{FILE}.foreign`")]
     Foreign { path: PathBuf, found: Owner },
 }
 
@@ -118,29 +118,37 @@ pub enum LoadError {
 /// # Errors
 /// When there is a file and it cannot be used; the caller starts afresh.
 pub fn load(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
+    let result = read(dir, owner);
+    let suffix = match &result {
+        Ok(_) | Err(LoadError::Read { .. }) => return result,
+        Err(LoadError::Parse { .. }) => "damaged",
+        Err(LoadError::Version { .. }) => "version",
+        Err(LoadError::Foreign { .. }) => "foreign",
+    };
+    // Best effort: if the rename fails, the next save replaces the file anyway.
+    drop(fs::rename(dir.join(FILE), dir.join(format!("{FILE}.{suffix}"))));
+    result
+}
+
+/// Reads the state of `owner` and leaves the file where it is, whatever it is.
+///
+/// # Errors
+/// When there is a file and it cannot be used.
+pub fn read(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
     let path = dir.join(FILE);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(LoadError::Read { path, error }),
     };
-    let aside = |suffix: &str| {
-        // Best effort: if the rename fails, the next save replaces the file anyway.
-        drop(fs::rename(&path, dir.join(format!("{FILE}.{suffix}"))));
-    };
-    let parse_failed = |error| {
-        aside("damaged");
-        LoadError::Parse { path: path.clone(), error }
-    };
+    let parse_failed = |error| LoadError::Parse { path: path.clone(), error };
     // First of all: a file of another version need not look like a state.
     let AnyVersion { version: found } = serde_json::from_slice(&text).map_err(parse_failed)?;
     if !READS.contains(&found) {
-        aside("version");
         return Err(LoadError::Version { path, found });
     }
     let state: State = serde_json::from_slice(&text).map_err(parse_failed)?;
     if !state.owner.agrees(owner) {
-        aside("foreign");
         return Err(LoadError::Foreign { path, found: state.owner });
     }
     Ok(Some(state))

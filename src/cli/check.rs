@@ -22,14 +22,17 @@ use crate::config::Config;
 use crate::config::load::{self, Loaded};
 use crate::health::cause::{Cause, Status, TABLE};
 use crate::health::component::ComponentState;
-use crate::health::verdict::{self, Doors, Group, Inputs, Memory};
+use crate::health::verdict::{self, Doors, Group, Inputs};
 use crate::identity;
 use crate::latches::{self, Kind, Latches};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
+use crate::outputs::markers::{self, Markers};
 use crate::probes::{Context, Spec, observe_all};
 use crate::report::{self, Missing, Report, Seen};
+use crate::resume;
 use crate::snapshot::About;
-use crate::state;
+use crate::state::{self, LoadError, State};
+use crate::telemetry::ErrorChain;
 
 /// The agent's user: it probes with that user's rights.
 const USER: &str = "dr-agent";
@@ -144,7 +147,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
             let (its_instance, its_region) =
                 runtime.block_on(async { timeout(IMDS_LIMIT, identity::from_imds()).await }).unwrap_or_default();
             instance = instance.or(its_instance);
-            region = its_region;
+            region = its_region.or_else(|| remembered_region(&loaded.config, instance.clone()));
         }
         loaded = load::at_start(path, region.as_deref());
     }
@@ -161,9 +164,12 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
 
     let owner = state::Owner { deployment, instance, region: config.region.clone() };
     let about = About { owner, boot, config_problems: problems };
+    let saved = state::read(&config.state_dir, &about.owner);
     let mut observations = observations.unwrap_or_default();
     let borrowed = asked.as_ref().is_ok_and(|live| borrow_efs(&mut observations, live));
-    let mut report = judge(&about, &config, observations);
+    let markers = markers::resume(&config.state_dir);
+    let remembered = saved.as_ref().ok().and_then(Option::as_ref).cloned().unwrap_or_default();
+    let mut report = judge(&about, &config, observations, &remembered, markers);
     report.agent.probed_as = Some(probed_as);
     report.certificates = certificates;
     if borrowed {
@@ -182,9 +188,21 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     add_selinux(&mut report, Path::new("/sys/fs/selinux/enforce"));
     match asked {
         Ok(live) => report.live = Some(Box::new(live)),
-        Err(error) => report.missing.insert(0, without_agent(&error)),
+        Err(error) => {
+            if matches!(error, Error::NotRunning(_)) {
+                report.held = Some(markers.into());
+            }
+            report.missing.extend(saved.err().map(|error| without_state(&error)));
+            report.missing.insert(0, without_agent(&error));
+        }
     }
     Ok(report)
+}
+
+/// The region that the state of this instance names, where an agent that starts looks last.
+fn remembered_region(config: &Config, instance: Option<String>) -> Option<String> {
+    let owner = state::Owner { deployment: config.deployment.clone(), instance, region: None };
+    state::read(&config.state_dir, &owner).ok()??.owner.region
 }
 
 /// SELinux refuses what its policy does not allow, and nginx, which it confines, only sees that the agent's socket or a
@@ -219,6 +237,16 @@ fn without_agent(error: &Error) -> Missing {
         )
     };
     Missing { what, costs: costs.to_owned(), fix: fix.to_owned() }
+}
+
+/// What it costs that the state file could not be used.
+fn without_state(error: &LoadError) -> Missing {
+    let (costs, fix) = if matches!(error, LoadError::Read { .. }) {
+        ("an agent that can read it may remember more than these verdicts", "run `dr-agent check` as root")
+    } else {
+        ("an agent that starts remembers no more than these verdicts do", "nothing to do: it begins a new one")
+    };
+    Missing { what: ErrorChain(error).to_string(), costs: costs.to_owned(), fix: fix.to_owned() }
 }
 
 /// There is at most one outstanding operation on the mount of an instance, so beside a running agent its word on the
@@ -266,17 +294,22 @@ fn in_time(config: &Config) -> Config {
     config
 }
 
-/// What the agent would make of these observations if they were its first ones.
-fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Report {
+/// What an agent that starts now, from this state and these markers, would make of these observations if they were its
+/// first ones.
+fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: &State, markers: Markers) -> Report {
     let (now, at) = (BootTime::now(), clock::wall());
     let (latches, unusable) = latches::read(&config.state_dir, &about.boot, now, at, &Latches::default());
-    let gate_closed = config.state_dir.join("public/fenced").exists();
+    let gate_closed = markers.fenced;
+    let saved_in = state::boot_of_file(&config.state_dir);
+    let memory = resume::memory(saved, saved_in.as_deref(), markers, &about.boot);
     let mut observations: Vec<Option<Observation>> = observations.into_iter().map(Some).collect();
     let states: Vec<_> = Spec::all(config)
         .into_iter()
         .map(|spec| {
             let component = spec.component();
-            let mut state = ComponentState::new(component.clone(), spec.target(), spec.schedule(), true, now);
+            let target = spec.target();
+            let ever_healthy = saved.ever_healthy.get(component.name()) == Some(&target);
+            let mut state = ComponentState::new(component.clone(), target, spec.schedule(), ever_healthy, now);
             let found = observations.iter_mut().find(|o| o.as_ref().is_some_and(|o| o.component == component));
             state.apply(found.and_then(Option::take).unwrap_or_else(|| Observation {
                 component,
@@ -298,7 +331,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>) -> Repo
         gate_closed,
         now,
     };
-    let (instance, region) = Doors::new(Memory::default(), now).judge(&inputs);
+    let (instance, region) = Doors::new(memory, now).judge(&inputs);
     let domains = states.iter().map(|state| verdict::domain(state, &inputs)).collect::<Vec<_>>();
     let components = states.into_iter().zip(domains).collect::<Vec<_>>();
     let seen = Seen {

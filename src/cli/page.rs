@@ -12,7 +12,7 @@ use super::time::{between, show, show_span};
 use crate::certificates::Certificate;
 use crate::health::cause::Status;
 use crate::health::verdict::InstanceState;
-use crate::report::{Component, Gate, Kind, Region, Report};
+use crate::report::{Component, Gate, Held, Kind, Region, Report};
 
 /// Columns before what is said of a component.
 const INDENT: usize = 12;
@@ -255,6 +255,13 @@ fn verdicts(page: &mut String, report: &Report) -> std::fmt::Result {
     verdict(page, "promoted", verdicts.promoted.code, &verdicts.promoted.state, &acts.promoted)?;
     writeln!(page, "  {:<10}{:<18}{}", "replaced", "no", wrap(&acts.replacement, VERDICT_INDENT))?;
 
+    if let Some(Held { instance, region, promoted, markers }) = &report.held {
+        let markers = if markers.is_empty() { "none stands".to_owned() } else { markers.join(", ") };
+        let what = format!(
+            "no agent runs: until one does nginx answers instance {instance}, region {region}, promoted {promoted} (markers: {markers})"
+        );
+        writeln!(page, "  {}", wrap(&what, 2))?;
+    }
     let Some(live) = &report.live else { return Ok(()) };
     let theirs = &live.verdicts;
     let mut differences = Vec::new();

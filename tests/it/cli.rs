@@ -256,6 +256,45 @@ fn check_in_json_has_its_version_and_the_same_verdicts() {
 }
 
 #[test]
+fn check_without_an_agent_answers_from_what_one_would_start_from_and_says_what_nginx_answers_meanwhile() {
+    let folder = Folder::new("[region.a-1]\ndatabase = \"db\"\n");
+    let state = folder.path().join("state");
+    fs::create_dir_all(state.join("public")).unwrap();
+    fs::write(state.join("public/region-closed"), "").unwrap();
+    let check = |format: &[&str]| folder.run(&[&["check", "--as-me", "--region", "a-1"], format].concat());
+    let json = || -> serde_json::Value { serde_json::from_str(&check(&["--format", "json"]).out).unwrap() };
+    let told = json();
+    let region = &told["verdicts"]["region"];
+    assert_eq!((&region["code"], &region["state"]), (&503.into(), &"closed".into()), "{told:#}");
+    assert_eq!((&told["held"]["instance"], &told["held"]["region"]), (&200.into(), &503.into()), "{told:#}");
+    let page = || check(&[]).out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = page();
+    assert!(text.contains("nginx answers instance 200, region 503, promoted 503 (markers: region-closed)"), "{text}");
+
+    // nginx, which is dead here, was healthy once and nobody could serve since long before the restart.
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mut saved = serde_json::json!({
+        "version": 1, "owner": {"deployment": "test", "region": "a-1"}, "boot": boot.trim(),
+        "holds": {"capacity": {"secs": 1, "nanos": 0}},
+    });
+    let write = |saved: &serde_json::Value| fs::write(state.join("state.json"), saved.to_string()).unwrap();
+    fs::remove_file(state.join("public/region-closed")).unwrap();
+    assert_eq!(json()["verdicts"]["region"]["holds"], serde_json::json!([]), "never seen healthy: it closes nothing");
+    saved["ever_healthy"] = serde_json::json!({"nginx": json()["components"][0]["target"]});
+    write(&saved);
+    let told = json();
+    let hold = &told["verdicts"]["region"]["holds"][0];
+    assert_eq!((&hold["on"], &hold["due_in_seconds"]), (&"capacity".into(), &0.into()), "{told:#}");
+
+    // What an agent would set aside is only told of.
+    saved["owner"]["deployment"] = "another".into();
+    write(&saved);
+    let text = page();
+    assert!(text.contains("sets it aside"), "{text}");
+    assert_eq!(fs::read_to_string(state.join("state.json")).unwrap(), saved.to_string());
+}
+
+#[test]
 fn check_ends_although_the_agent_and_a_probe_hang() {
     let folder = Folder::new("");
     let _silent = UnixListener::bind(folder.path().join("control.sock")).unwrap();
