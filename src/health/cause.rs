@@ -173,7 +173,7 @@ cause_table! {
     EfsSlow             "efs-slow":                  Degraded  Limit         Keeps              Keeps     Never,
         "is slow", "look at its burst credits and throughput mode";
 
-    DatabaseUnknownHost "database-unknown-host":     Degraded  Configuration Keeps              Keeps     Never,
+    DatabaseUnknownHost "database-unknown-host":     Degraded  Configuration Keeps              Holds     Never,
         "has a host name that does not resolve", "compare `database` in the configuration with the endpoint's name; check the resolver";
     DatabaseRefused     "database-refused":          Unhealthy Fault         ClosesIfPeerPasses AfterHold LocalOnly,
         "refuses connections", "is the server running, and is the port right?";
@@ -197,7 +197,9 @@ cause_table! {
         "does not have the database the agent's account asks for", "create it, or correct the configuration";
     DatabaseTls         "database-tls":              Degraded  Configuration Keeps              Keeps     Never,
         "fails TLS verification", "is `probe.database.tls_ca` the authority's bundle, and is the host name the certificate's?";
-    DatabaseNoPassword  "database-no-password-file": Degraded  Configuration Keeps              Keeps     Never,
+    DatabaseTlsFile     "database-tls-file":         Degraded  Configuration Keeps              Holds     Never,
+        "cannot be asked: the file of authorities for TLS cannot be used", "put the authority's bundle, PEM, at `probe.database.tls_ca`, readable by everybody";
+    DatabaseNoPassword  "database-no-password-file": Degraded  Configuration Keeps              Holds     Never,
         "cannot be asked: there is no readable password file", "write the password to `probe.database.password_file`, mode 0640, root:dr-agent";
     DatabaseTooMany     "database-too-many-connections": Degraded Limit      Keeps              Keeps     Never,
         "has no connection left", "raise `max_connections` or the account's limit, or find who leaks connections";
@@ -323,13 +325,19 @@ mod tests {
                 DatabaseNoSchema,
                 DatabaseAccessDenied,
                 DatabaseNoRight,
-                DatabaseUnknownHost,
                 DatabaseTls,
-                DatabaseNoPassword,
             ],
             "degraded, class `configuration`",
             "200",
             "no",
+            "no",
+        ),
+        // What was found before the server was asked says nothing of it.
+        (
+            &[DatabaseUnknownHost, DatabaseTlsFile, DatabaseNoPassword],
+            "degraded, class `configuration`",
+            "200",
+            "holds",
             "no",
         ),
         (&[DatabaseTooMany, DatabaseHostBlocked, DatabaseSlow, DatabaseLag], "degraded", "200", "no", "no"),

@@ -383,7 +383,10 @@ enum Vote {
 
 fn vote(component: &ComponentState) -> Vote {
     let row = component.newest_cause().map(Cause::row);
-    if component.is_failing_now() {
+    if row.is_some_and(|row| row.region == OnRegion::Holds) {
+        // Nobody was asked.
+        Vote::Abstains
+    } else if component.is_failing_now() {
         match row {
             // It leaves both verdicts alone: read-only is a matter of role.
             Some(Row { instance: OnInstance::Keeps, region: OnRegion::Keeps, .. }) => Vote::Healthy,

@@ -1,11 +1,12 @@
 //! The region's own database endpoint: a warm connection that every attempt asks, and a login every `fresh_interval`.
 //!
-//! Every login is made by one task beside the attempts, at most one at a time, with its own deadline `fresh_timeout`:
-//! a cold login may take longer than an attempt, and none is given up halfway because an attempt ends. A login that
-//! succeeds replaces the warm connection, so the facts are always those of the server to which the endpoint's name
-//! points now, and a failover does not leave the probe with the old server. While there is no warm connection, or the
-//! newest login failed, an attempt waits for a login and enters its stages as its own; so each failure that is
-//! reported is a new one. If the attempt's deadline comes first, that is one failure, and the login goes on.
+//! Every login is made by one task beside the attempts, at most one at a time, with its own deadline `fresh_timeout`
+//! from the moment its files are read: a cold login may take longer than an attempt, and none is given up halfway
+//! because an attempt ends. A login that succeeds replaces the warm connection, so the facts are always those of the
+//! server to which the endpoint's name points now, and a failover does not leave the probe with the old server. While
+//! there is no warm connection, or the newest login failed, an attempt waits for a login and enters its stages as its
+//! own; so each failure that is reported is a new one. If the attempt's deadline comes first, that is one failure, and
+//! the login goes on.
 //!
 //! What a refused login costs is limited: after one that failed in TLS or by the account, the next follows 5 s later,
 //! then 10, 20, 40, 60, and until then the attempts repeat what it found. The same holds from the 11th login in a row
@@ -30,6 +31,8 @@ use crate::observation::{DatabaseFacts, Facts, Finding, Outcome, Stages};
 use crate::probes::Probe;
 use login::{Search, Session, login};
 
+/// The first stage of a login, in which only this machine is asked.
+const FILES: &str = "files";
 const BACK_OFF_FIRST: Duration = Duration::from_secs(5);
 const BACK_OFF_LIMIT: Duration = Duration::from_secs(60);
 /// So many logins in a row may connect and be given up ungreeted before they are spaced out: at 5 s each a freeze of 50
@@ -90,6 +93,10 @@ impl Probe for Database {
     async fn overdue(&mut self, stages: &Stages) -> Finding {
         let DatabaseProbe { host, port, .. } = &self.config;
         let stage = stages.current().unwrap_or("start");
+        if stage == FILES {
+            let detail = "its password and certificates could not be read in time: does this machine's disk hang?";
+            return Finding::new(Cause::CouldNotRun, detail);
+        }
         let detail = format!("{host}:{port} does not answer: stopped in stage `{stage}`");
         Finding::new(Cause::DatabaseTimeout, detail)
     }
@@ -262,7 +269,7 @@ impl Refused {
 /// (`max_connect_errors`), and a wrong password towards locking the account.
 fn costs(cause: Cause, stage: &str) -> bool {
     matches!(stage, "tls" | "auth")
-        || !matches!(stage, "dns" | "tcp")
+        || !matches!(stage, FILES | "dns" | "tcp")
             && matches!(
                 cause,
                 Cause::DatabaseAccessDenied
@@ -278,18 +285,24 @@ impl Login {
         let (sender, steps) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let mut stage = "dns";
+            let mut stage = FILES;
             let mut enter = |name| {
                 stage = name;
                 // Nobody listens only when the probe is gone, and then this task is as well.
                 let _ = sender.send((name, Instant::now()));
             };
-            let result = timeout(config.fresh_timeout, login(&config, &mut search, &mut enter)).await;
-            let result = result.unwrap_or_else(|_| {
-                let DatabaseProbe { host, port, fresh_timeout, .. } = &config;
-                let detail = format!("{host}:{port}: no login within {fresh_timeout:?}: stopped in stage `{stage}`");
-                Err(Finding::new(Cause::DatabaseTimeout, detail))
-            });
+            enter(FILES);
+            let result = match login::files(&config).await {
+                Err(finding) => Err(finding),
+                Ok(files) => {
+                    let login = login(&config, files, &mut search, &mut enter);
+                    timeout(config.fresh_timeout, login).await.unwrap_or_else(|_| {
+                        let DatabaseProbe { host, port, fresh_timeout, .. } = &config;
+                        let what = format!("no login within {fresh_timeout:?}: stopped in stage `{stage}`");
+                        Err(Finding::new(Cause::DatabaseTimeout, format!("{host}:{port}: {what}")))
+                    })
+                }
+            };
             Ended { result, stage, at: Instant::now(), search }
         });
         Self { task, steps, current: None }
@@ -339,7 +352,7 @@ impl Login {
 fn outcome(joined: Result<Ended, tokio::task::JoinError>) -> Ended {
     joined.unwrap_or_else(|error| Ended {
         result: Err(Finding::new(Cause::CouldNotRun, format!("the login panicked: {error}"))),
-        stage: "dns",
+        stage: FILES,
         at: Instant::now(),
         search: None,
     })

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dr_agent::config::DatabaseProbe;
@@ -23,7 +24,7 @@ use crate::support::{PATIENCE, eventually, free_port};
 
 /// Between attempts, so that time passes for what needs it.
 const PACE: Duration = Duration::from_millis(50);
-const LOGIN: [&str; 5] = ["dns", "tcp", "greeting", "tls", "auth"];
+const LOGIN: [&str; 6] = ["files", "dns", "tcp", "greeting", "tls", "auth"];
 
 /// A probe, its files, and the runtime it runs on.
 struct Probed {
@@ -158,7 +159,7 @@ fn a_healthy_server_passes_with_verified_tls_and_every_stage() {
     // Fresh logins go on beside it and leave nothing behind, on either side.
     let before = status(&server, "Connections");
     for _ in 0..5 {
-        let fresh = probed.until("a fresh login", |observation| names(observation).len() == 6);
+        let fresh = probed.until("a fresh login", |observation| names(observation).len() == 7);
         assert_eq!(fresh.outcome, Outcome::Pass);
         assert_eq!(names(&fresh), names(&first));
         assert!(sessions(&server) <= 3, "{}", server.sql("SHOW PROCESSLIST"));
@@ -210,7 +211,7 @@ fn certificates_are_verified() {
     for bundle in ["", "no certificate here"] {
         fs::write(other.path().join("ca.pem"), bundle).unwrap();
         let unusable = Probed::new(server.port, &other.path().join("ca.pem"), |_| ()).look();
-        assert_cause(&unusable, Cause::DatabaseTls, "dns");
+        assert_cause(&unusable, Cause::DatabaseTlsFile, "files");
     }
     assert!(status(&server, "Connections") <= connections + 1);
 }
@@ -232,7 +233,7 @@ fn no_side_is_content_without_tls_when_it_is_asked_for() {
     server.sql("CREATE USER plain@'%' IDENTIFIED BY 'correct horse'");
     let open = plain(&|config| config.user = "plain".to_owned());
     assert_eq!(open.outcome, Outcome::Pass);
-    assert_eq!(names(&open), ["dns", "tcp", "greeting", "auth", "query"]);
+    assert_eq!(names(&open), ["files", "dns", "tcp", "greeting", "auth", "query"]);
     // This account may not see replicas: the server is well, but its role is not proven.
     assert_eq!((&facts(&open).replica, facts(&open).role(), &facts(&open).tls), (&None, Role::Ambiguous, &None));
 }
@@ -261,6 +262,44 @@ fn a_changed_password_is_seen_while_the_warm_connection_lives_and_read_again_whe
     server.sql(&format!("ALTER USER '{USER}'@'%' PASSWORD EXPIRE; SET GLOBAL disconnect_on_expired_password = 0"));
     let expired = probed.until_cause(Cause::DatabaseAccessDenied);
     assert!(failure(&expired).unwrap().1.contains("1820"), "{expired:#?}");
+}
+
+/// A pipe that nobody writes to is a file whose reading hangs.
+#[test]
+fn a_disk_that_hangs_says_nothing_of_the_database_and_takes_one_thread() {
+    let server = Server::start();
+    // The attempt's deadline comes before the one of the files, and after it.
+    for limit in [Duration::from_millis(300), Duration::from_secs(5)] {
+        let mut probed = Probed::new(server.port, &server.ca(), |config| config.schedule.timeout = limit);
+        probed.runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("frozen-disk")
+            .build()
+            .expect("a runtime");
+        fs::remove_file(&probed.password).unwrap();
+        let made = Command::new("mkfifo").arg(&probed.password).status().expect("run mkfifo");
+        assert!(made.success());
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(probed.look());
+            // As the runner does after a probe that could not run.
+            probed.probe = Database::new(&probed.config);
+        }
+        let named = |task: &std::io::Result<fs::DirEntry>| {
+            let name = task.as_ref().map(|task| fs::read_to_string(task.path().join("comm")).unwrap_or_default());
+            name.is_ok_and(|name| name == "frozen-disk\n")
+        };
+        let threads = fs::read_dir("/proc/self/task").unwrap().filter(named).count();
+        // It answers again before anything is judged: a runtime ends only when its threads do.
+        fs::write(&probed.password, PASSWORD).unwrap();
+        fs::remove_file(&probed.password).unwrap();
+        fs::write(&probed.password, PASSWORD).unwrap();
+        for observation in seen {
+            assert_cause(&observation, Cause::CouldNotRun, "files");
+        }
+        assert_eq!(threads, 1);
+        probed.until_pass();
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What an error of the driver, the network or the server means: its row in the cause table.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -99,9 +98,10 @@ pub(super) fn resolve(error: &io::Error) -> Finding {
     Finding::new(cause, text)
 }
 
-/// What was needed before the server was asked could not be had.
-pub(super) fn unreadable(cause: Cause, path: &Path, error: impl Display) -> Finding {
-    Finding::new(cause, format!("cannot use {}: {error}", path.display()))
+/// What it means that a file that a login needs could not be read.
+pub(super) fn unreadable(cause: Cause, path: &Path, error: &io::Error) -> Finding {
+    let cause = if is_ours(error) { Cause::CouldNotRun } else { cause };
+    Finding::new(cause, format!("cannot read {}: {error}", path.display()))
 }
 
 /// Whether this machine, not the network, ran out of something.
@@ -167,6 +167,17 @@ mod tests {
         assert_eq!(cause(Errno::PERM), Cause::DatabaseUnreachable, "a local firewall rejects");
         assert_eq!(cause(Errno::MFILE), Cause::CouldNotRun);
         assert_eq!(cause(Errno::ADDRNOTAVAIL), Cause::CouldNotRun, "no local port left");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_want_of_descriptors_or_memory_is_no_wrong_setting() {
+        let cause = |errno: Errno| unreadable(Cause::DatabaseNoPassword, Path::new("/x"), &errno.into()).cause;
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert_eq!(cause(errno), Cause::CouldNotRun);
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS] {
+            assert_eq!(cause(errno), Cause::DatabaseNoPassword);
+        }
     }
 
     #[test]

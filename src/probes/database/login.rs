@@ -1,9 +1,10 @@
-//! One login: dns, tcp, greeting, tls, auth. Every TCP connection goes on to a real login attempt, because a server
+//! One login: files, dns, tcp, greeting, tls, auth. Every TCP connection goes on to a real login attempt, because a server
 //! blocks a host that connects and says nothing; so all that can fail here is looked at before.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
@@ -20,11 +21,17 @@ use super::relay::Relay;
 use crate::config::DatabaseProbe;
 use crate::health::cause::Cause;
 use crate::observation::{DatabaseFacts, Finding};
+use crate::probes::blocking::Lane;
 
 /// The largest packet that is taken from the server. Replica status with long GTID sets is some 10 kB.
 const PACKET_LIMIT: usize = 1 << 20;
+/// What reading a login's files may take, shorter than an attempt; not part of `fresh_timeout`, which is the server's.
+const FILES_LIMIT: Duration = Duration::from_secs(1);
 /// What saying goodbye may take: it only fills socket buffers.
 const GOODBYE: Duration = Duration::from_millis(100);
+
+/// The files are on a disk of this machine, which may hang. One look at a time, however often the probe is built anew.
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// A connection that is logged in.
 pub(super) struct Session {
@@ -61,43 +68,60 @@ impl Session {
     }
 }
 
-/// What is needed before the server is asked.
+/// What a login needs from this machine's disks.
 #[derive(Debug)]
-pub(super) struct Needs {
+pub(super) struct Files {
     password: Option<String>,
     roots: Option<Vec<u8>>,
-    addresses: Vec<SocketAddr>,
 }
 
-/// The thread that looks for them. A resolver that hangs cannot be interrupted, so whoever gives up waiting keeps the
-/// handle, and the next login waits for the same thread instead of starting another.
-pub(super) type Search = JoinHandle<Result<Needs, Finding>>;
+/// Reads the files of one login.
+///
+/// # Errors
+/// One that is not as it must be, or [`Cause::CouldNotRun`]: a disk that hangs says nothing of the database.
+pub(super) async fn files(config: &DatabaseProbe) -> Result<Files, Finding> {
+    let config = config.clone();
+    let read = timeout(FILES_LIMIT, LANE.run(move || Files::read(&config))).await;
+    read.map_err(|_| {
+        let limit = FILES_LIMIT.as_secs();
+        could_not_run(format!("its password and certificates could not be read within {limit} s"))
+    })?
+    .map_err(could_not_run)?
+}
+
+/// The thread that resolves the server's name. A resolver that hangs cannot be interrupted, so whoever gives up waiting
+/// keeps the handle, and the next login waits for the same thread instead of starting another.
+pub(super) type Search = JoinHandle<Result<Vec<SocketAddr>, Finding>>;
 
 /// Logs in. `enter` is told each stage as it begins.
 pub(super) async fn login(
     config: &DatabaseProbe,
+    files: Files,
     search: &mut Option<Search>,
     enter: &mut impl FnMut(&'static str),
 ) -> Result<Session, Finding> {
     enter("dns");
-    let needs = search.get_or_insert_with(|| {
-        let config = config.clone();
-        spawn_blocking(move || Needs::find(&config))
+    let addresses = search.get_or_insert_with(|| {
+        let (host, port) = (config.host.clone(), config.port);
+        spawn_blocking(move || {
+            let addresses = (host.as_str(), port).to_socket_addrs();
+            Ok(addresses.map_err(|error| failure::resolve(&error))?.collect())
+        })
     });
-    let needs = needs.await;
+    let addresses = addresses.await;
     *search = None;
-    let needs = needs.map_err(could_not_run)??;
+    let addresses = addresses.map_err(could_not_run)??;
 
     enter("tcp");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(could_not_run)?;
     let port = listener.local_addr().map_err(could_not_run)?.port();
-    let server = TcpStream::connect(&needs.addresses[..]).await;
-    let server = server.map_err(|error| failure::connect(&error, &needs.addresses))?;
+    let server = TcpStream::connect(&addresses[..]).await;
+    let server = server.map_err(|error| failure::connect(&error, &addresses))?;
     server.set_nodelay(true).map_err(could_not_run)?;
 
     enter("greeting");
-    let tls = needs.roots.is_some();
-    through(&listener, server, tls, Conn::new(options(config, needs, port)), enter).await
+    let tls = files.roots.is_some();
+    through(&listener, server, tls, Conn::new(options(config, files, port)), enter).await
 }
 
 /// Lets `driver`, which connects to `listener`, log in at `server`.
@@ -130,31 +154,30 @@ async fn through(
     }
 }
 
-impl Needs {
-    fn find(config: &DatabaseProbe) -> Result<Self, Finding> {
+impl Files {
+    fn read(config: &DatabaseProbe) -> Result<Self, Finding> {
         let password = match &config.password_file {
             None => None,
-            Some(path) => match fs::read_to_string(path) {
-                Ok(text) => {
-                    Some(text.strip_suffix('\n').map_or(&*text, |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
-                }
-                Err(error) => return Err(failure::unreadable(Cause::DatabaseNoPassword, path, error)),
-            },
+            Some(path) => {
+                let text = fs::read_to_string(path);
+                let text = text.map_err(|error| failure::unreadable(Cause::DatabaseNoPassword, path, &error))?;
+                Some(text.strip_suffix('\n').map_or(&*text, |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
+            }
         };
         let roots = match &config.tls_ca {
             None => None,
             Some(path) => {
-                let bundle = fs::read(path).map_err(|error| failure::unreadable(Cause::DatabaseTls, path, error))?;
-                check_roots(&bundle).map_err(|error| failure::unreadable(Cause::DatabaseTls, path, error))?;
+                let bundle = fs::read(path);
+                let bundle = bundle.map_err(|error| failure::unreadable(Cause::DatabaseTlsFile, path, &error))?;
+                check_roots(&bundle)
+                    .map_err(|why| Finding::new(Cause::DatabaseTlsFile, format!("{}: {why}", path.display())))?;
                 if let Err(error) = ServerName::try_from(config.host.as_str()) {
-                    return Err(Finding::new(Cause::DatabaseTls, format!("`{}`: {error}", config.host)));
+                    return Err(Finding::new(Cause::DatabaseUnknownHost, format!("`{}`: {error}", config.host)));
                 }
                 Some(bundle)
             }
         };
-        let addresses = (config.host.as_str(), config.port).to_socket_addrs();
-        let addresses = addresses.map_err(|error| failure::resolve(&error))?.collect();
-        Ok(Self { password, roots, addresses })
+        Ok(Self { password, roots })
     }
 }
 
@@ -169,9 +192,9 @@ fn check_roots(bundle: &[u8]) -> Result<(), String> {
 
 /// LOCAL INFILE has no handler, so a server that asks for a file gets none. Nothing is read from the server's own
 /// settings, and no unix socket is preferred: each would be a query before ours, or another way in.
-fn options(config: &DatabaseProbe, needs: Needs, port: u16) -> Opts {
+fn options(config: &DatabaseProbe, files: Files, port: u16) -> Opts {
     // A new TLS configuration each time: with a resumed session nobody would look at the certificate again.
-    let tls = needs
+    let tls = files
         .roots
         .map(|roots| SslOpts::default().with_root_certs(vec![roots.into()]).with_disable_built_in_roots(true));
     OptsBuilder::default()
@@ -180,7 +203,7 @@ fn options(config: &DatabaseProbe, needs: Needs, port: u16) -> Opts {
         .tcp_port(port)
         .prefer_socket(false)
         .user(Some(config.user.clone()))
-        .pass(needs.password)
+        .pass(files.password)
         .ssl_opts(tls)
         .max_allowed_packet(Some(PACKET_LIMIT))
         .wait_timeout(Some(0))
@@ -199,6 +222,8 @@ mod tests {
 
     use super::*;
     use crate::health::component::Schedule;
+
+    const NOTHING: Files = Files { password: None, roots: None };
 
     fn config(password_file: Option<PathBuf>) -> DatabaseProbe {
         let second = Duration::from_secs(1);
@@ -224,12 +249,14 @@ mod tests {
         for _ in 0..3 {
             let mut stages = Vec::new();
             let mut enter = |stage| stages.push(stage);
-            let waited = timeout(Duration::from_millis(10), login(&config(None), &mut search, &mut enter)).await;
+            let config = config(None);
+            let login = login(&config, NOTHING, &mut search, &mut enter);
+            let waited = timeout(Duration::from_millis(10), login).await;
             assert!(waited.is_err() && search.is_some());
             assert_eq!(stages, ["dns"]);
         }
         release.send(Err(Finding::new(Cause::DatabaseUnknownHost, "at last"))).unwrap();
-        let finding = login(&config(None), &mut search, &mut |_| ()).await.err().unwrap();
+        let finding = login(&config(None), NOTHING, &mut search, &mut |_| ()).await.err().unwrap();
         assert_eq!((finding.cause, search.is_none()), (Cause::DatabaseUnknownHost, true));
     }
 
@@ -241,8 +268,7 @@ mod tests {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
             let early = if stranger_first { Some(TcpStream::connect(address).await.unwrap()) } else { None };
-            let needs = Needs { password: None, roots: None, addresses: Vec::new() };
-            let driver = Conn::new(options(&config(None), needs, address.port()));
+            let driver = Conn::new(options(&config(None), NOTHING, address.port()));
             let login = async { through(&listener, connection, false, driver, &mut |_| ()).await.err() };
             let late = async {
                 tokio::task::yield_now().await;
@@ -262,9 +288,9 @@ mod tests {
             [("secret", "secret"), ("secret\n", "secret"), ("secret\r\n", "secret"), (" a b \n\n", " a b \n")]
         {
             fs::write(&path, text).unwrap();
-            assert_eq!(Needs::find(&config(Some(path.clone()))).unwrap().password.as_deref(), Some(password));
+            assert_eq!(Files::read(&config(Some(path.clone()))).unwrap().password.as_deref(), Some(password));
         }
         fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert_eq!(Needs::find(&config(Some(path))).unwrap_err().cause, Cause::DatabaseNoPassword);
+        assert_eq!(Files::read(&config(Some(path))).unwrap_err().cause, Cause::DatabaseNoPassword);
     }
 }

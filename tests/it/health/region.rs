@@ -95,6 +95,30 @@ fn unknown_opens_no_region() {
 }
 
 #[test]
+fn what_kept_the_server_from_being_asked_says_nothing_of_it() {
+    for cause in [Cause::DatabaseNoPassword, Cause::DatabaseTlsFile, Cause::DatabaseUnknownHost] {
+        let mut bench = Bench::healthy(&[Nginx, Database]);
+        bench.fail(Database, Cause::DatabaseRefused);
+        bench.run(secs(30));
+        let since = bench.region.holds[0].since;
+        bench.fail(Database, cause);
+        bench.run(secs(600));
+        assert_eq!(bench.status(&Database), Status::Degraded);
+        assert_eq!(bench.region.holds.first().map(|hold| hold.since), Some(since), "{cause}: the hold stands");
+        assert!(bench.open(), "{cause} closes nothing");
+        bench.fail(Database, Cause::DatabaseRefused);
+        bench.run(secs(10));
+        assert!(!bench.open(), "{cause}: the hold has run");
+        bench.fail(Database, cause);
+        bench.run(LONG);
+        assert!(!bench.open(), "{cause} opens nothing");
+        bench.pass(Database);
+        bench.run(secs(70));
+        assert!(bench.open());
+    }
+}
+
+#[test]
 fn a_component_never_yet_healthy_closes_no_region() {
     for (component, cause) in [
         (Database, Cause::DatabaseRefused),

@@ -52,9 +52,13 @@ fn causes(component: &Component) -> &'static [Cause] {
         Nginx => &[Cause::NginxRefused, Cause::NginxMasterGone, Cause::NginxTimeout, Cause::NginxForeignAnswer],
         App => &[Cause::AppBadStatus, Cause::AppTimeout, Cause::AppSlow],
         Efs => &[Cause::EfsHung, Cause::EfsNotMounted, Cause::EfsProxyGone, Cause::EfsSlow],
-        Database => {
-            &[Cause::DatabaseRefused, Cause::DatabaseTimeout, Cause::DatabaseAccessDenied, Cause::DatabaseReadOnly]
-        }
+        Database => &[
+            Cause::DatabaseRefused,
+            Cause::DatabaseTimeout,
+            Cause::DatabaseAccessDenied,
+            Cause::DatabaseReadOnly,
+            Cause::DatabaseNoPassword,
+        ],
         _ => &[Cause::DiskFull, Cause::MemoryPressure],
     }
 }
@@ -172,7 +176,7 @@ pub fn play(bench: &mut Bench, script: &[Phase]) -> Vec<Moment> {
 pub fn is_failing(cause: Option<Cause>) -> Option<bool> {
     let Some(row) = cause.map(Cause::row) else { return Some(false) };
     match row.status {
-        Status::Unknown => None,
+        _ if row.region == OnRegion::Holds => None,
         Status::Unhealthy => Some(row.region != OnRegion::Keeps),
         _ => Some(false),
     }
