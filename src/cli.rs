@@ -91,7 +91,8 @@ Examples:
   sudo dr-agent check --as-me             what root can do, not what the agent can
 
 As root it probes as the agent's user, because a file that only root can read does not help it.
-It ends within 15 s whatever hangs, and changes nothing.")]
+It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the
+state directory.")]
     Check(CheckArgs),
     /// What the running agent knows
     #[command(after_help = "Examples:\n  dr-agent status\n  dr-agent status --watch\n  dr-agent status --format json")]
@@ -109,11 +110,11 @@ Examples:
     /// Ask the load balancer to stop sending requests to this instance
     #[command(after_help = "\
 Examples:
-  dr-agent drain --reason 'deploy 42'
-  dr-agent drain --reason 'disk swap' --for 4h
+  dr-agent drain --reason 'deploy 42' --force
+  dr-agent drain --reason 'disk swap' --for 4h --force
 
 It survives a restart of the agent and ends with a reboot. If no other instance is healthy it is refused: the load
-balancer would send requests to all instances, drained or not.")]
+balancer would send requests to all instances, drained or not. This version knows of no other instance: it needs --force.")]
     Drain(DrainArgs),
     /// End a drain
     #[command(after_help = "Examples:\n  dr-agent undrain")]

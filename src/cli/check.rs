@@ -147,7 +147,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
             let (its_instance, its_region) =
                 runtime.block_on(async { timeout(IMDS_LIMIT, identity::from_imds()).await }).unwrap_or_default();
             instance = instance.or(its_instance);
-            region = its_region.or_else(|| remembered_region(&loaded.config, instance.clone()));
+            region = its_region.or_else(|| remembered_region(&loaded, instance.clone()));
         }
         loaded = load::at_start(path, region.as_deref());
     }
@@ -200,9 +200,9 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
 }
 
 /// The region that the state of this instance names, where an agent that starts looks last.
-fn remembered_region(config: &Config, instance: Option<String>) -> Option<String> {
-    let owner = state::Owner { deployment: config.deployment.clone(), instance, region: None };
-    state::read(&config.state_dir, &owner).ok()??.owner.region
+fn remembered_region(loaded: &Loaded, instance: Option<String>) -> Option<String> {
+    let owner = state::Owner { deployment: loaded.deployment(), instance, region: None };
+    state::read(&loaded.config.state_dir, &owner).ok()??.owner.region
 }
 
 /// SELinux refuses what its policy does not allow, and nginx, which it confines, only sees that the agent's socket or a

@@ -1,6 +1,6 @@
 //! From the file's tables to a [`Config`]: every default and every bound is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -378,7 +378,9 @@ fn host(mut section: Section<'_>, state_dir: &Path) -> HostProbe {
             section.reject("paths", "must name at least one local directory");
         }
     }
-    paths.dedup();
+    // Each once: it is a label in the metrics.
+    let mut seen = BTreeSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
     let low_percent = section.percent("low", 10.0);
     let full_percent = section.percent("full", 1.0);
     if full_percent > low_percent {

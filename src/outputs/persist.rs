@@ -71,8 +71,9 @@ pub async fn run(dir: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>, ca
 /// The history of earlier runs; a line that cannot be read is left out.
 #[must_use]
 pub fn load_history(dir: &Path) -> Vec<HistoryEntry> {
-    let text = fs::read_to_string(dir.join(HISTORY_FILE)).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    let bytes = fs::read(dir.join(HISTORY_FILE)).unwrap_or_default();
+    // A disk that damaged one line leaves the others.
+    String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Sets the history of another machine aside.
@@ -88,4 +89,23 @@ fn save_history(dir: &Path, history: &[HistoryEntry]) -> io::Result<()> {
         text.push(b'\n');
     }
     write_atomically(&dir.join(HISTORY_FILE), &text, 0o600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_line_costs_that_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |what: &str| {
+            format!(
+                r#"{{"at":"2026-11-23T22:00:00Z","what":"{what}","from":"healthy","to":"unhealthy","cause":null,"detail":""}}"#
+            )
+        };
+        let text = [line("nginx").as_bytes(), b"\n{\"at\":\xff\xfe\n", line("efs").as_bytes(), b"\n"].concat();
+        fs::write(dir.path().join(HISTORY_FILE), text).unwrap();
+        let names: Vec<_> = load_history(dir.path()).into_iter().map(|entry| entry.what).collect();
+        assert_eq!(names, ["nginx", "efs"]);
+    }
 }

@@ -71,6 +71,9 @@ pub struct Context {
     pub boot: String,
     /// The AWS region, by which the mount target's host name is known when the mount goes through a local proxy.
     pub region: Option<String>,
+    /// Whether it may end a child that an agent before this one left hanging. `check` may not: it can be root's, and
+    /// which process that is it has only by the word of a file that root did not write.
+    pub ends_others: bool,
 }
 
 /// The probe.
@@ -218,7 +221,9 @@ impl Efs {
                     // It may have been left by an agent that was killed before it could do this, and hang in a mount
                     // that is gone from here: nobody else would ever end it. The pid is the holder's own word, and
                     // the lock, tried just now, says that it lives.
-                    if let Some(pid) = pid.try_into().ok().and_then(Pid::from_raw) {
+                    if self.context.ends_others
+                        && let Some(pid) = pid.try_into().ok().and_then(Pid::from_raw)
+                    {
                         let _ended_just_now = kill_process(pid, Signal::KILL);
                     }
                     stages.enter(STAGE_VANTAGE);

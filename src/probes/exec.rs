@@ -143,6 +143,11 @@ fn start(command: &[String]) -> Result<Running, StartError> {
         .kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| StartError::Spawn { program: program.clone(), error })?;
     let stdout = child.stdout.take();
+    if let Some(id) = child.id() {
+        // When memory runs out the agent is the last to be killed, and a program that inherits that must not be. It
+        // fails only for one that has ended, and where the agent is spared less than others.
+        let _not_spared = fs::write(format!("/proc/{id}/oom_score_adj"), "0");
+    }
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     Ok(Running { child, stdout, group })
 }

@@ -186,6 +186,7 @@ impl Context {
             instance: self.file_name.clone(),
             boot: self.boot.clone(),
             region: self.region.clone(),
+            ends_others: self.snapshots.is_some(),
         }
     }
 }

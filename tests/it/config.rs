@@ -169,6 +169,12 @@ fn the_defaults_are_those_of_the_contract() {
 }
 
 #[test]
+fn a_path_that_is_named_twice_is_watched_once() {
+    let config = parse("[probe.host]\npaths = [\"/\", \"/tmp\", \"/\", \"/tmp/\"]\n", None).unwrap();
+    assert_eq!(config.host.paths, [Path::new("/"), Path::new("/tmp")]);
+}
+
+#[test]
 fn all_problems_are_named_at_once() {
     let text = r#"
 schema = 2

@@ -45,6 +45,7 @@ fn context(state_dir: &Path) -> Context {
         instance: "i-0abc".into(),
         boot: clock::boot_id().unwrap(),
         region: Some("ap-south-1".into()),
+        ends_others: true,
     }
 }
 

@@ -91,6 +91,18 @@ async fn it_gets_nothing_of_the_agents_surroundings() {
     assert_eq!(shell("read line || echo no input; exit 1").await, failed(Cause::ExecWarning, "no input"));
 }
 
+/// The unit protects the agent (`OOMScoreAdjust=`). Any value that is not the usual one shows what is inherited, and
+/// who raised its own may go back without a privilege.
+#[tokio::test]
+async fn when_memory_runs_out_a_program_is_not_spared_as_the_agent_is() {
+    let own = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(own).unwrap();
+    fs::write(own, "500").unwrap();
+    let outcome = shell("until grep -qx 0 /proc/$$/oom_score_adj; do sleep 0.01; done").await;
+    fs::write(own, before.trim()).unwrap();
+    assert_eq!(outcome, Outcome::Pass);
+}
+
 #[tokio::test]
 async fn at_the_deadline_the_whole_group_is_killed_and_reaped() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
+use dr_agent::clock;
 use dr_agent::health::cause::Cause;
 use dr_agent::observation::{Component, Facts, Finding, Outcome};
-use dr_agent::probes::efs::Efs;
+use dr_agent::probes::efs::{Context, Efs};
 use dr_agent::probes::observe;
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
@@ -154,6 +155,33 @@ fn the_next_agent_reports_the_hang_that_a_killed_one_left_and_starts_nothing() {
     }
     fs.thaw();
     agent.passes();
+}
+
+#[test]
+fn check_ends_no_process_whatever_the_lock_file_says() {
+    let fs = HangFs::start();
+    let state_dir = tempfile::tempdir().unwrap();
+    let mut victim = Process::start(Command::new("sleep").arg("1000"));
+    // Whoever owns the file can write into it what he likes, and hold the lock.
+    let lock = fs::File::create(state_dir.path().join("efs.lock")).unwrap();
+    lock.lock().unwrap();
+    let boot = clock::boot_id().unwrap();
+    let line = format!(r#"{{"pid":{},"start":0,"boot":"{boot}","busy_since":0}}"#, victim.pid());
+    (&lock).write_all(format!("{line:<191}\n").as_bytes()).unwrap();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let look = |ends_others| {
+        let context = Context { ends_others, ..context(state_dir.path()) };
+        let mut efs = Efs::new(&config(fs.path()), &context).with_program(Path::new(agent_binary()));
+        match runtime.block_on(observe(&mut efs, Component::Efs, PATIENCE)).outcome {
+            Outcome::Fail(finding) => assert_eq!(finding.cause, Cause::EfsHung, "{finding:?}"),
+            Outcome::Pass => panic!("the lock is taken"),
+        }
+    };
+    look(false);
+    assert_eq!(victim.0.try_wait().unwrap(), None, "it lives");
+    // An agent ends the child that one before it left.
+    look(true);
+    victim.ended();
 }
 
 #[test]
