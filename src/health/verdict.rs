@@ -8,62 +8,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::health::cause::{Cause, OnInstance, OnRegion, Row, Status};
-use crate::health::component::ComponentState;
+use crate::health::cause::{Cause, Status};
 use crate::observation::Component;
 
-/// The windows of the verdicts, and the part this region plays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// How long a new boot may answer `starting`.
-    pub start_limit: Duration,
-    pub hold_database: Duration,
-    pub hold_efs: Duration,
-    pub hold_capacity: Duration,
-    pub reopen: Duration,
-    /// Two regions are configured and this one is not `home`: it never vetoes itself for a dependency, because with
-    /// both regions' records unhealthy Route 53 answers the primary one, dead or not.
-    pub standby: bool,
-    /// The configuration in force does not name all that this instance is meant to watch: it is the built-in one in
-    /// place of a file that is bad, or nobody knows the region yet. What is not named may still fail, so what is closed
-    /// stays closed.
-    pub partial: bool,
-}
+mod weight;
 
-/// What the other members of the group say. A group of one hears nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Group {
-    /// Components for which at least one other member votes healthy.
-    pub passing: BTreeSet<Component>,
-    /// Another member can serve.
-    pub can_serve: bool,
-}
-
-/// Whose fault an unhealthy component is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Domain {
-    /// This instance's alone.
-    Local,
-    /// Everybody's who was asked, which in a group of one is this instance.
-    Shared,
-    /// Nobody can tell.
-    Undetermined,
-}
-
-/// A dependency that was not healthy within this time masks failures of what depends on it.
-const MASK_WINDOW: Duration = Duration::from_secs(60);
-
-/// Everything a verdict is made from.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    pub components: &'a [ComponentState],
-    pub group: &'a Group,
-    pub policy: &'a Policy,
-    pub draining: bool,
-    pub gate_closed: bool,
-    pub now: BootTime,
-}
+pub use weight::{Domain, Group, Inputs, Policy, domain};
+use weight::{Vote, blockers, closes, has_risen, is_convincing, may_block, vote};
 
 /// A component and the cause by which it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -371,139 +322,6 @@ impl Doors {
     pub const fn holds(&self) -> &BTreeMap<HoldOn, BootTime> {
         &self.holds
     }
-}
-
-/// One member's word on one component, from raw facts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vote {
-    Healthy,
-    Failing,
-    Abstains,
-}
-
-fn vote(component: &ComponentState) -> Vote {
-    let row = component.newest_cause().map(Cause::row);
-    if row.is_some_and(|row| row.region == OnRegion::Holds) {
-        // Nobody was asked.
-        Vote::Abstains
-    } else if component.is_failing_now() {
-        match row {
-            // It leaves both verdicts alone: read-only is a matter of role.
-            Some(Row { instance: OnInstance::Keeps, region: OnRegion::Keeps, .. }) => Vote::Healthy,
-            // It says nothing of the region, and nothing good of this instance.
-            Some(Row { region: OnRegion::Keeps, .. }) => Vote::Abstains,
-            _ => Vote::Failing,
-        }
-    } else if component.is_working_now() {
-        Vote::Healthy
-    } else {
-        Vote::Abstains
-    }
-}
-
-/// A failure may close the region: its status is settled, it was healthy once, and it is not a first observation.
-fn is_convincing(component: &ComponentState) -> bool {
-    component.status == Status::Unhealthy && component.ever_healthy && component.failures >= 2
-}
-
-/// It works and has passed often enough in a row to open what it closed. Its status alone does not say so: the first
-/// observation after a restart sets it.
-fn has_risen(component: &ComponentState) -> bool {
-    matches!(component.status, Status::Healthy | Status::Degraded) && component.passes >= component.schedule.rise
-}
-
-fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
-    if component.status != Status::Unhealthy {
-        return false;
-    }
-    let Some(finding) = &component.finding else { return false };
-    match finding.cause.row().instance {
-        OnInstance::Keeps => false,
-        OnInstance::Closes => true,
-        OnInstance::ClosesIfPeerPasses => {
-            let behind_gate = component.component == Component::App && inputs.gate_closed;
-            // Only in a round in which it fails still: a recovery convicts nobody.
-            component.is_failing_now() && inputs.group.passing.contains(&component.component) && !behind_gate
-        }
-    }
-}
-
-/// Whether a failure of `component` could be the consequence of a dependency's fault.
-fn is_masked(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
-    if component.component.is_dependency() {
-        return false;
-    }
-    if component.finding.as_ref().is_some_and(|finding| finding.cause == Cause::NginxMasterGone) {
-        return false;
-    }
-    if component.component == Component::App && inputs.gate_closed {
-        return true;
-    }
-    maskers(inputs).next().is_some()
-}
-
-/// The dependencies that are not healthy or were not a moment ago. What one was before this agent first saw it is not
-/// known and explains nothing.
-fn maskers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
-    let now = inputs.now;
-    inputs.components.iter().filter(|c| c.component.is_dependency()).filter(move |dependency| {
-        let recently = now.since(dependency.since) < MASK_WINDOW
-            && !matches!(dependency.before, Status::Healthy | Status::Starting);
-        dependency.status != Status::Healthy || recently
-    })
-}
-
-/// What keeps this instance from serving. What is masked or unknown does not.
-fn blockers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
-    let inputs = *inputs;
-    inputs.components.iter().filter(move |component| {
-        let Some(finding) = component.finding.as_ref().filter(|_| component.status == Status::Unhealthy) else {
-            return false;
-        };
-        match component.component {
-            Component::Nginx | Component::App | Component::Host => !is_masked(component, &inputs),
-            Component::Efs | Component::Database => {
-                finding.cause.row().instance != OnInstance::Keeps
-                    && component.is_failing_now()
-                    && inputs.group.passing.contains(&component.component)
-            }
-            Component::Wiring | Component::Exec(_) => false,
-        }
-    })
-}
-
-/// Nobody knows whether it keeps this instance from serving: it is unknown, or a dependency of which nothing is known
-/// may explain its failure.
-fn may_block(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
-    let unknown = |c: &ComponentState| matches!(c.status, Status::Unknown | Status::Starting);
-    match component.component {
-        Component::App if inputs.gate_closed => false,
-        Component::Nginx | Component::App | Component::Host if component.status == Status::Unhealthy => {
-            is_masked(component, inputs) && maskers(inputs).all(unknown)
-        }
-        Component::Nginx | Component::App | Component::Host => unknown(component),
-        _ => false,
-    }
-}
-
-/// Whose fault it is that `component` is unhealthy; `None` while it is not.
-#[must_use]
-pub fn domain(component: &ComponentState, inputs: &Inputs<'_>) -> Option<Domain> {
-    if component.status != Status::Unhealthy {
-        return None;
-    }
-    if is_masked(component, inputs) {
-        return Some(Domain::Undetermined);
-    }
-    Some(match component.component {
-        Component::Efs | Component::Database
-            if component.is_failing_now() && !inputs.group.passing.contains(&component.component) =>
-        {
-            Domain::Shared
-        }
-        Component::Nginx | Component::Host => Domain::Local,
-        _ => Domain::Undetermined,
-    })
 }
 
 fn changed<S: Copy + PartialEq>(last: &mut Option<(S, BootTime)>, state: S, now: BootTime) -> BootTime {
