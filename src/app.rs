@@ -19,8 +19,9 @@ use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, File};
 use crate::latches;
-use crate::outputs::http::{BindError, Control, Listeners};
+use crate::outputs::http::{BindError, Control, Listeners, Unbound};
 use crate::outputs::{markers, persist};
+use crate::snapshot::About;
 use crate::supervise::Supervisor;
 use crate::telemetry::{self, event};
 use boot::Bound;
@@ -101,7 +102,7 @@ impl Bound {
         tasks.essential("owner", cancelled.clone(), owner.run(inbox, publisher));
 
         // ACT
-        let Listeners { public, peer, control } = listeners;
+        let Listeners { public, peer, control, unbound } = listeners;
         tasks.essential(
             "public listener",
             cancelled.clone(),
@@ -138,6 +139,7 @@ impl Bound {
             file,
             region_is_remembered,
             about,
+            unbound,
             tasks,
             cancelled,
             inputs,
@@ -151,6 +153,13 @@ impl Bound {
         running.apply(config);
         running
     }
+}
+
+/// What people are told: beside what is wrong with the file, the listeners that could not be bound yet.
+fn with_unbound(about: &About, unbound: &Unbound) -> About {
+    let mut about = about.clone();
+    about.config_problems.extend(unbound.values().cloned());
+    about
 }
 
 /// A good file is kept for the day when it is not.

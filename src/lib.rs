@@ -29,7 +29,7 @@
 //! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
 //! | certificates | the TLS certificates of the regions' names, every hour | [`input::Input::Certificates`] | run again |
 //! | owner | all [`input::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
-//! | public, peer, control listener | snapshots | HTTP answers; control: latch files | fatal |
+//! | public, peer, control listener | snapshots | HTTP answers, who is not bound yet; control: latch files | fatal |
 //! | markers | snapshots | marker files for nginx, [`input::Input::Gate`] | run again |
 //! | state | snapshots | the state file, the history | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |

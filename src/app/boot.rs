@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Error, Options, remember_good};
+use super::{Error, Options, remember_good, with_unbound};
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::config::load::{self, File, Loaded};
@@ -27,6 +27,7 @@ pub(super) struct Bound {
     pub(super) file: Option<File>,
     /// The region is only what this instance's state says; the metadata service may know better.
     pub(super) region_is_remembered: bool,
+    /// With what is wrong with the file, and not with the listeners.
     pub(super) about: About,
     pub(super) owner: Owner,
     pub(super) listeners: Listeners,
@@ -60,7 +61,7 @@ impl Bound {
             loaded.move_to(&region);
             who.region = Some(region);
         }
-        let Loaded { config, file, stand_in, mut problems, .. } = loaded;
+        let Loaded { config, file, stand_in, problems, .. } = loaded;
 
         let now = BootTime::now();
         let saved = saved.unwrap_or_default();
@@ -68,18 +69,17 @@ impl Bound {
         let memory = resume::memory(&saved, saved_in.as_deref(), markers, &boot);
         let (latches, _) = latches::read(&dir, &boot, now, clock::wall(), &latches::Latches::default());
         let history = persist::load_history(&dir);
-        problems.extend(listeners.problems());
-        for problem in &problems {
-            event::config_rejected(problem);
+        if let Some(file) = file.as_ref().filter(|_| stand_in.is_none() && problems.is_empty()) {
+            remember_good(file, &config.state_dir);
         }
         let about = About { owner: who, boot, config_problems: problems };
         let config = Arc::new(config);
-        let owner =
-            Owner::new(about.clone(), Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
-        event::agent_started(&about, &listeners.addresses());
-        if let Some(file) = file.as_ref().filter(|_| stand_in.is_none() && about.config_problems.is_empty()) {
-            remember_good(file, &config.state_dir);
+        let told = with_unbound(&about, &listeners.unbound.borrow());
+        for problem in &told.config_problems {
+            event::config_rejected(problem);
         }
+        let owner = Owner::new(told, Arc::clone(&config), saved, memory, latches, markers.fenced, history, now);
+        event::agent_started(&about, &listeners.addresses());
         Ok(Self { options, config, file, region_is_remembered, about, owner, listeners })
     }
 }

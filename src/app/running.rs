@@ -10,13 +10,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Options, remember_good};
+use super::{Error, Options, remember_good, with_unbound};
 use crate::clock::BootTime;
 use crate::config::Config;
 use crate::config::load::{self, File};
 use crate::identity;
 use crate::input::Input;
 use crate::observation::Component;
+use crate::outputs::http::Unbound;
 use crate::probes::{Context, Spec};
 use crate::snapshot::{About, Snapshot};
 use crate::supervise::Supervisor;
@@ -46,7 +47,9 @@ pub(super) struct Running {
     /// The file that it is from.
     pub(super) file: Option<File>,
     pub(super) region_is_remembered: bool,
+    /// With what is wrong with the file, and not with the listeners.
     pub(super) about: About,
+    pub(super) unbound: watch::Receiver<Unbound>,
     pub(super) tasks: Supervisor,
     pub(super) cancelled: CancellationToken,
     pub(super) inputs: mpsc::Sender<Input>,
@@ -77,6 +80,8 @@ impl Running {
                     self.find_region(&found);
                 }
                 Some((instance, region)) = regions.recv() => self.identify(instance, region).await,
+                // Cancel-safe: a change that was not seen here is seen by the next call.
+                Ok(()) = self.unbound.changed() => self.tell_owner().await,
             }
         };
         systemd::stopping().await;
@@ -123,9 +128,10 @@ impl Running {
         self.tell_owner().await;
     }
 
-    async fn tell_owner(&self) {
+    async fn tell_owner(&mut self) {
+        let about = with_unbound(&self.about, &self.unbound.borrow_and_update());
         // The owner is gone only when the agent is ending.
-        let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), self.about.clone())).await;
+        let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), about)).await;
     }
 
     /// Reads the file again. A bad one leaves the configuration in force as it is.

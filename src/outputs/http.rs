@@ -6,6 +6,7 @@ mod peer;
 mod public;
 mod server;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +21,7 @@ use hyper::{Response, StatusCode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +66,12 @@ pub struct Listeners {
     pub public: Public,
     pub peer: Peer,
     pub control: ControlSocket,
+    /// Those that are not bound yet; changes as they are.
+    pub unbound: watch::Receiver<Unbound>,
 }
+
+/// The keys of listeners that could not be bound, and why not, in words.
+pub type Unbound = BTreeMap<&'static str, String>;
 
 /// The public listener: [`Public::serve`] answers the five health paths and nothing else.
 #[derive(Debug)]
@@ -77,7 +84,7 @@ pub enum Public {
 #[derive(Debug)]
 pub struct Peer {
     address: SocketAddr,
-    bound: Result<TcpListener, BindError>,
+    socket: Late<TcpListener>,
 }
 
 /// The control listener: [`ControlSocket::serve`] tells everything and takes orders. Who may connect, the kernel
@@ -85,7 +92,15 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
-    bound: Result<UnixListener, BindError>,
+    socket: Late<UnixListener>,
+}
+
+/// A listener, or the place of one that is tried again until it can be bound.
+#[derive(Debug)]
+struct Late<L> {
+    key: &'static str,
+    first: Result<L, BindError>,
+    unbound: watch::Sender<Unbound>,
 }
 
 impl Listeners {
@@ -103,18 +118,12 @@ impl Listeners {
             Err(BindError::InUse(control)) => BindError::AgentRuns(control),
             _ => error,
         })?;
-        let peer = Peer { address: listen.peer, bound: bind_tcp(listen.peer) };
-        let control = ControlSocket { path: listen.control.clone(), bound: bind_unix(&listen.control, CONTROL_MODE) };
-        Ok(Self { public, peer, control })
-    }
-
-    /// What could not be bound, in words.
-    #[must_use]
-    pub fn problems(&self) -> Vec<String> {
-        let failures =
-            [("listen.peer", self.peer.bound.as_ref().err()), ("listen.control", self.control.bound.as_ref().err())];
-        let failed = failures.into_iter().filter_map(|(key, error)| error.map(|error| (key, error)));
-        failed.map(|(key, error)| format!("`{key}`: {}; tried again every 10 s", ErrorChain(error))).collect()
+        let (tell, unbound) = watch::channel(Unbound::new());
+        let peer = Late::new("listen.peer", bind_tcp(listen.peer), &tell);
+        let peer = Peer { address: listen.peer, socket: peer };
+        let control = Late::new("listen.control", bind_unix(&listen.control, CONTROL_MODE), &tell);
+        let control = ControlSocket { path: listen.control.clone(), socket: control };
+        Ok(Self { public, peer, control, unbound })
     }
 
     /// Where they listen, as people write it.
@@ -125,27 +134,39 @@ impl Listeners {
             Public::Unix(_, path) => format!("unix:{}", path.display()),
             Public::Tcp(listener) => tcp(listener),
         }];
-        addresses.extend(self.peer.bound.as_ref().ok().map(tcp));
-        addresses.extend(self.control.bound.as_ref().ok().map(|_| format!("unix:{}", self.control.path.display())));
+        addresses.extend(self.peer.socket.first.as_ref().ok().map(tcp));
+        addresses
+            .extend(self.control.socket.first.as_ref().ok().map(|_| format!("unix:{}", self.control.path.display())));
         addresses
     }
 }
 
-/// The listener, or the one that can be bound later; `None` when `cancelled` first.
-async fn bound<L>(
-    first: Result<L, BindError>,
-    bind: impl Fn() -> Result<L, BindError>,
-    cancelled: &CancellationToken,
-) -> Option<L> {
-    let mut listener = first;
-    loop {
-        match listener {
-            Ok(listener) => return Some(listener),
-            Err(error) => tracing::debug!(error = %ErrorChain(&error), "cannot listen yet"),
+impl<L> Late<L> {
+    fn new(key: &'static str, first: Result<L, BindError>, unbound: &watch::Sender<Unbound>) -> Self {
+        if let Err(error) = &first {
+            let words = format!("`{key}`: {}; tried again every {} s", ErrorChain(error), BIND_AGAIN.as_secs());
+            unbound.send_modify(|unbound| _ = unbound.insert(key, words));
         }
-        tokio::select! {
-            () = cancelled.cancelled() => return None,
-            () = sleep(BIND_AGAIN) => listener = bind(),
+        Self { key, first, unbound: unbound.clone() }
+    }
+
+    /// The listener as soon as there is one; `None` when `cancelled` first.
+    async fn bound(self, bind: impl Fn() -> Result<L, BindError>, cancelled: &CancellationToken) -> Option<L> {
+        let mut listener = self.first;
+        loop {
+            match listener {
+                Ok(listener) => {
+                    if self.unbound.send_if_modified(|unbound| unbound.remove(self.key).is_some()) {
+                        tracing::info!(listener = self.key, "`{}` could be bound at last", self.key);
+                    }
+                    return Some(listener);
+                }
+                Err(error) => tracing::debug!(error = %ErrorChain(&error), "cannot listen yet"),
+            }
+            tokio::select! {
+                () = cancelled.cancelled() => return None,
+                () = sleep(BIND_AGAIN) => listener = bind(),
+            }
         }
     }
 }
@@ -283,8 +304,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("control.sock"), "precious").unwrap();
         let listeners = Listeners::bind(&listen(dir.path())).unwrap();
-        assert!(matches!(listeners.control.bound, Err(BindError::NotASocket(_))));
-        assert_eq!(listeners.problems().len(), 1);
+        assert!(matches!(listeners.control.socket.first, Err(BindError::NotASocket(_))));
+        assert_eq!(listeners.unbound.borrow().len(), 1);
         assert_eq!(fs::read_to_string(dir.path().join("control.sock")).unwrap(), "precious");
     }
 
@@ -292,7 +313,7 @@ mod tests {
     async fn all_addresses_of_both_families_reach_the_peer_listener() {
         let dir = tempfile::tempdir().unwrap();
         let listeners = Listeners::bind(&listen(dir.path())).unwrap();
-        let peer = listeners.peer.bound.unwrap();
+        let peer = listeners.peer.socket.first.unwrap();
         let port = peer.local_addr().unwrap().port();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         if Path::new("/proc/net/if_inet6").exists() {

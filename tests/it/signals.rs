@@ -173,7 +173,25 @@ fn a_peer_port_that_is_taken_is_a_problem_and_is_bound_when_it_is_free() {
     agent.start();
     let report = until("the problem is told", &agent, |report| report.to_string().contains("listen.peer"));
     assert_eq!(report["verdicts"]["region"]["code"], 200);
+    assert!(agent.scratch.state().join("config.good.toml").exists(), "the file itself is good");
+
+    // A reload finds nothing wrong with the file and does not bind it either.
+    let text = std::fs::read_to_string(agent.config()).unwrap();
+    std::fs::write(agent.config(), format!("{text}[verdct]\n")).unwrap();
+    signal(agent.pid(), "HUP");
+    until("both are told", &agent, |report| {
+        let problems = report["agent"]["config_problems"].to_string();
+        problems.contains("listen.peer") && problems.contains("verdct")
+    });
+    std::fs::write(agent.config(), text).unwrap();
+    signal(agent.pid(), "HUP");
+    until("the file's problem is gone", &agent, |report| {
+        let problems = report["agent"]["config_problems"].to_string();
+        problems.contains("listen.peer") && !problems.contains("verdct")
+    });
+
     drop(taken);
+    until("it is no problem any more", &agent, |report| report["agent"]["config_problems"] == Value::Array(vec![]));
     eventually("the peer port answers", || {
         let answer = agent.peer().get("/metrics").map_err(|error| error.to_string())?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
-use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix, bound};
+use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix};
 use crate::clock::{self, BootTime};
 use crate::input::Input;
 use crate::latches::{self, Kind, Latch, Latches};
@@ -78,8 +78,8 @@ impl ControlSocket {
             let uid = stream.peer_cred().map(|asker| asker.uid()).ok();
             Orders { shared: Arc::clone(&shared), uid }
         };
-        let Self { path, bound: first } = self;
-        let Some(listener) = bound(first, || bind_unix(&path, CONTROL_MODE), &cancelled).await else { return };
+        let Self { path, socket } = self;
+        let Some(listener) = socket.bound(|| bind_unix(&path, CONTROL_MODE), &cancelled).await else { return };
         serve(listener, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
     }
 }

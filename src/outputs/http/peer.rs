@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
-use super::{Peer, TEXT, answer, bind_tcp, bound};
+use super::{Peer, TEXT, answer, bind_tcp};
 use crate::clock::BootTime;
 use crate::config::Network;
 use crate::outputs::metrics;
@@ -37,8 +37,8 @@ impl Peer {
             snapshots: snapshots.clone(),
             asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
-        let Self { address, bound: first } = self;
-        let Some(listener) = bound(first, || bind_tcp(address), &cancelled).await else { return };
+        let Self { address, socket } = self;
+        let Some(listener) = socket.bound(|| bind_tcp(address), &cancelled).await else { return };
         serve(listener, Limits::new(CONNECTIONS, PATIENCE), service, || {}, cancelled).await;
     }
 }

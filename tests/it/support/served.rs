@@ -80,7 +80,7 @@ impl Served {
                 let (turns, turned) = watch::channel(now);
                 let mut tasks = JoinSet::new();
                 tasks.spawn(owner.run(inbox, publisher));
-                let Listeners { public, peer, control } = listeners;
+                let Listeners { public, peer, control, .. } = listeners;
                 tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
                 tasks.spawn(peer.serve(snapshots.clone(), token.clone()));
                 let orders = Control { state_dir: dir.clone(), boot: BOOT.to_owned(), inputs: inputs.clone() };
