@@ -30,8 +30,9 @@ use running::Running;
 /// Observations in flight to the owner. The owner takes each in microseconds; a full channel only makes probes wait.
 const INPUTS: usize = 64;
 
-/// Threads for file I/O on local disks. Each of at most a dozen exec probes and of under a dozen others has at most one
-/// outstanding, and the unit's `TasksMax=64` is never reached: tokio panics when it cannot start a thread.
+/// Threads for file I/O on local disks. Each of at most a dozen exec probes and of a dozen others has at most one
+/// outstanding, and the unit's `TasksMax=128` leaves the exec probes' processes a hundred: tokio panics when it cannot
+/// start a thread.
 pub(crate) const BLOCKING_THREADS: usize = 24;
 
 /// A thread for file I/O that had nothing to do for so long ends: two looks a second apart keep one or two.

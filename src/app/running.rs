@@ -1,12 +1,12 @@
 //! The running agent: what signals do, and which probes run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use crate::identity;
 use crate::input::Input;
 use crate::observation::Component;
 use crate::outputs::http::Unbound;
+use crate::probes::blocking::Lane;
 use crate::probes::{Context, Spec};
 use crate::snapshot::{About, Snapshot};
 use crate::supervise::Supervisor;
@@ -32,6 +33,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// Time between attempts to learn the region from IMDS, while a configuration needs it and nobody has named it.
 const IMDS_RETRY: Duration = Duration::from_secs(60);
+
+/// Reads the file off the runtime: a frozen disk costs one thread, however often a reload is asked for.
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+
+/// A file that was read again, or the built-in defaults where there is none; else the problems, one line each.
+type Read = Result<(Option<File>, Config), Vec<String>>;
 
 /// A probe that runs.
 pub(super) struct RunningProbe {
@@ -68,6 +75,8 @@ impl Running {
         let mut hang_up = signals(SignalKind::hangup())?;
         let (found, mut regions) = mpsc::channel(1);
         self.find_region(&found);
+        // In a task, so that neither a disk that hangs nor a panic reaches this loop.
+        let mut readings = JoinSet::new();
         systemd::ready().await;
 
         let result = loop {
@@ -75,11 +84,20 @@ impl Running {
                 name = self.tasks.failed() => break Err(Error::TaskEnded(name)),
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                _ = hang_up.recv() => {
-                    self.reload().await;
+                // One at a time: a signal that comes meanwhile is kept, and the file is read once more for it.
+                _ = hang_up.recv(), if readings.is_empty() => {
+                    systemd::reloading().await;
+                    readings.spawn(self.read_again());
+                }
+                Some(read) = readings.join_next() => {
+                    // It may have panicked, as when no thread could be started.
+                    self.reload(read.unwrap_or_else(|error| Err(vec![error.to_string()]))).await;
                     self.find_region(&found);
                 }
-                Some((instance, region)) = regions.recv() => self.identify(instance, region).await,
+                // What is being read is read for the region that was known when it began.
+                Some((instance, region)) = regions.recv(), if readings.is_empty() => {
+                    self.identify(instance, region).await;
+                }
                 // Cancel-safe: a change that was not seen here is seen by the next call.
                 Ok(()) = self.unbound.changed() => self.tell_owner().await,
             }
@@ -134,29 +152,36 @@ impl Running {
         let _ = self.inputs.send(Input::Reconfigured(Arc::clone(&self.config), about)).await;
     }
 
-    /// Reads the file again. A bad one leaves the configuration in force as it is.
-    async fn reload(&mut self) {
-        systemd::reloading().await;
+    /// Reads the file again, for [`Self::reload`].
+    fn read_again(&self) -> impl Future<Output = Read> + use<> {
         let region = self.about.owner.region.clone();
         let path = self.options.config.clone();
         let (listen, dir) = (self.config.listen.clone(), self.config.state_dir.clone());
-        // Off the runtime: a frozen disk must not hold up a health answer.
-        let reading = spawn_blocking(move || {
-            let loaded = load::reload(path.as_deref(), region.as_deref());
+        let read = move || {
+            let read = load::reload(path.as_deref(), region.as_deref());
             // Only a start can tell whether another address or state directory is of use.
-            if let Ok((Some(file), config)) = &loaded
+            if let Ok((Some(file), config)) = &read
                 && (&config.listen, &config.state_dir) == (&listen, &dir)
             {
                 remember_good(file, &dir);
             }
-            loaded
-        });
-        let loaded = match timeout(RELOAD_LIMIT, reading).await {
-            Ok(Ok(loaded)) => loaded.map_err(|problems| problems.lines()),
-            Ok(Err(error)) => Err(vec![error.to_string()]),
-            Err(_) => Err(vec![format!("the file could not be read within {} s", RELOAD_LIMIT.as_secs())]),
+            read
         };
-        match loaded {
+        async move {
+            match timeout(RELOAD_LIMIT, LANE.run(read)).await {
+                Ok(Ok(read)) => read.map_err(|problems| problems.lines()),
+                Ok(Err(error)) => Err(vec![error.to_string()]),
+                Err(_) => {
+                    let limit = RELOAD_LIMIT.as_secs();
+                    Err(vec![format!("the file could not be read and a copy of it kept within {limit} s")])
+                }
+            }
+        }
+    }
+
+    /// Puts in force what was read. A bad file leaves the configuration in force as it is.
+    async fn reload(&mut self, read: Read) {
+        match read {
             Ok((file, mut config)) => {
                 self.file = file;
                 let mut problems = Vec::new();

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -5,7 +7,7 @@ use crate::support::agent::Agent;
 use crate::support::hangfs::{HangFs, Options};
 use crate::support::site::{self, Scratch};
 use crate::support::tcp::{Server, wait_for_end};
-use crate::support::{eventually, signal};
+use crate::support::{agent_binary, eventually, signal};
 
 /// Probed so often that a test has not long to wait.
 const SOON: &str = "interval = \"500ms\"\nfast_interval = \"100ms\"\ntimeout = \"400ms\"\n";
@@ -163,6 +165,80 @@ fn signals_work_while_the_mount_hangs() {
         fs.path().display()
     );
     survives_signals("efs", "efs-hung", &config);
+}
+
+/// However often a reload is asked for while the disk with the file hangs, it costs one thread and holds up nothing.
+#[test]
+fn reloads_from_a_disk_that_hangs_are_no_more_than_one() {
+    let mut agent = Agent::new(Scratch::new(), "");
+    // Gone before the agent, which cannot be killed while it waits for it.
+    let disk = HangFs::start();
+    std::fs::copy(agent.config(), disk.backing().join("agent.toml")).unwrap();
+    agent.spawn_as(Command::new(agent_binary()).args(["run", "--config"]).arg(disk.path().join("agent.toml")));
+    agent.wait_until_it_answers();
+    let given_up =
+        |agent: &Agent| agent.log().lines().filter(|line| line.contains("the file could not be read")).count();
+    disk.freeze();
+    for times in 1..=2 {
+        signal(agent.pid(), "HUP");
+        eventually("it is given up", || if given_up(&agent) == times { Ok(()) } else { Err(agent.log()) });
+        assert_eq!(threads_in_fuse(agent.pid()), 1, "{times} reloads");
+    }
+    disk.thaw();
+    eventually("nothing waits", || match threads_in_fuse(agent.pid()) {
+        0 => Ok(()),
+        waiting => Err(format!("{waiting} threads")),
+    });
+    signal(agent.pid(), "HUP");
+    until("it is in force", &agent, |report| report["agent"]["config_problems"] == Value::Array(vec![]));
+
+    disk.freeze();
+    signal(agent.pid(), "HUP");
+    eventually("it is being read", || match threads_in_fuse(agent.pid()) {
+        1 => Ok(()),
+        waiting => Err(format!("{waiting} threads")),
+    });
+    signal(agent.pid(), "TERM");
+    eventually("it stops", || if agent.log().contains("stopping") { Ok(()) } else { Err(agent.log()) });
+    assert_eq!(given_up(&agent), 2, "it waited for the disk: {}", agent.log());
+    // The kernel lets no process go while a thread of it waits like this.
+    disk.thaw();
+    agent.stop();
+}
+
+/// Where no thread can be started, whatever needs one fails, and nothing else.
+#[test]
+fn a_reload_without_a_thread_for_it_is_a_problem_and_not_the_end() {
+    let mut agent = Agent::new(Scratch::new(), "");
+    // Of a user of its own, because root has no such limit. It has no way to the folder of the build.
+    let program = agent.scratch.path("dr-agent");
+    std::fs::copy(agent_binary(), &program).expect("copy the agent");
+    let user = 100_000 + std::process::id();
+    std::os::unix::fs::chown(agent.scratch.path(""), Some(user), None).expect("give it the folder");
+    let limited = |limit: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user.to_string(), "--clear-groups", "prlimit", limit]);
+        command
+    };
+    // One thread that does everything and one that writes the log.
+    agent.spawn_as(limited("--nproc=2:100").arg(program).args(["run", "--config"]).arg(agent.config()));
+    agent.wait_until_it_answers();
+    signal(agent.pid(), "HUP");
+    until("it is told", &agent, |report| report["agent"]["config_problems"].to_string().contains("panicked"));
+    assert!(agent.public().get("/health/live").is_ok_and(|answer| answer.status == 200));
+
+    let raised = limited("--nproc=100").args(["--pid", &agent.pid().to_string()]).status();
+    assert!(raised.expect("run prlimit").success());
+    signal(agent.pid(), "HUP");
+    until("it is in force", &agent, |report| report["agent"]["config_problems"] == Value::Array(vec![]));
+    agent.stop();
+}
+
+/// Threads that wait for an answer of a FUSE daemon.
+fn threads_in_fuse(pid: u32) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let waits_in = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("wchan"));
+    threads.filter_map(|thread| waits_in(thread).ok()).filter(|function| function == "request_wait_answer").count()
 }
 
 /// Somebody else's metrics exporter has the peer port: that costs the peer port, not the health answers.
