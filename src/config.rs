@@ -32,8 +32,8 @@ pub struct Config {
     pub efs: Option<EfsProbe>,
     pub database: Option<DatabaseProbe>,
     pub host: HostProbe,
-    /// `None` without a configuration file: nobody said that nginx was set up for the agent.
-    pub wiring: Option<WiringProbe>,
+    /// The markers are looked at always; the rest by its `hosts`.
+    pub wiring: WiringProbe,
     pub exec: BTreeMap<String, ExecProbe>,
     pub policy: Policy,
     /// Networks that may read `/metrics` on the peer listener, beside loopback.
@@ -159,7 +159,8 @@ pub struct WiringProbe {
     pub schedule: Schedule,
     /// Where nginx listens, as the load balancer reaches it.
     pub address: SocketAddr,
-    /// Host headers to ask with.
+    /// Host headers to ask with. None without a configuration file: nobody said that nginx was set up for the agent, and
+    /// only the markers are looked at.
     pub hosts: Vec<String>,
 }
 
@@ -173,6 +174,7 @@ pub struct ExecProbe {
 #[must_use]
 pub fn defaults() -> Config {
     // An empty file has no mistakes. Only a person can say that nginx was wired to the agent.
-    let config = validate::config(&raw::Source::new(""), &DeTable::new(), None);
-    Config { wiring: None, ..config }
+    let mut config = validate::config(&raw::Source::new(""), &DeTable::new(), None);
+    config.wiring.hosts.clear();
+    config
 }

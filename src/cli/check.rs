@@ -285,7 +285,7 @@ fn in_time(config: &Config) -> Config {
     shorten(&mut config.host.schedule.timeout);
     config.app.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
     config.efs.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
-    config.wiring.iter_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
+    shorten(&mut config.wiring.schedule.timeout);
     config.exec.values_mut().for_each(|probe| shorten(&mut probe.schedule.timeout));
     if let Some(probe) = &mut config.database {
         shorten(&mut probe.schedule.timeout);

@@ -129,10 +129,8 @@ pub fn as_toml(config: &Config) -> String {
     page.text("low", format_args!("{}%", config.host.low_percent));
     page.text("full", format_args!("{}%", config.host.full_percent));
     page.text("pressure", format_args!("{}%", config.host.pressure_percent));
-    if let Some(wiring) = &config.wiring {
-        page.table("probe.wiring");
-        page.schedule(&wiring.schedule);
-    }
+    page.table("probe.wiring");
+    page.schedule(&config.wiring.schedule);
     for (name, exec) in &config.exec {
         page.table(format_args!("probe.exec.{name}"));
         page.schedule(&exec.schedule);

@@ -123,7 +123,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         efs,
         database,
         host,
-        wiring: Some(wiring),
+        wiring,
         exec,
         policy,
         metrics_allow,

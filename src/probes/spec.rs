@@ -52,7 +52,7 @@ impl Spec {
         specs.extend(config.efs.clone().map(Self::Efs));
         specs.extend(config.database.clone().map(Self::Database));
         specs.push(Self::Host(config.host.clone()));
-        specs.extend(config.wiring.clone().map(Self::Wiring));
+        specs.push(Self::Wiring(config.wiring.clone()));
         specs.extend(config.exec.iter().map(|(name, exec)| Self::Exec(name.clone(), exec.clone())));
         specs
     }
@@ -94,6 +94,7 @@ impl Spec {
             }
             Self::Database(probe) => format!("{}:{}", probe.host, probe.port),
             Self::Host(_) => "local".to_owned(),
+            Self::Wiring(probe) if probe.hosts.is_empty() => "the markers alone".to_owned(),
             Self::Wiring(probe) => probe.address.to_string(),
             Self::Exec(_, probe) => probe.command.join(" "),
         }

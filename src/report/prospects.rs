@@ -33,7 +33,7 @@ pub(super) fn missing(config: &Config) -> Vec<Missing> {
     let mut lacks = |what: &str, costs: &str, fix: &str| {
         list.push(Missing { what: what.to_owned(), costs: costs.to_owned(), fix: fix.to_owned() });
     };
-    if config.wiring.is_none() {
+    if config.wiring.hosts.is_empty() {
         lacks(
             "no configuration file is in force",
             "built-in defaults apply, so only nginx and the host are watched, and nobody looks whether nginx hands the health paths to the agent",

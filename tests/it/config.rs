@@ -46,7 +46,7 @@ fn every_shipped_file_is_good() {
             let file = file(&fs::read_to_string(&path).unwrap());
             for region in [None, Some("ap-south-1")] {
                 let config = file.config(region).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                assert!(config.wiring.is_some(), "a file says that nginx was wired");
+                assert!(!config.wiring.hosts.is_empty(), "a file says that nginx was wired");
             }
             seen += 1;
         }
@@ -56,8 +56,9 @@ fn every_shipped_file_is_good() {
 
 #[test]
 fn the_shipped_file_changes_nothing_until_it_is_edited() {
-    let config = parse(&fs::read_to_string(packaging().join("agent.toml")).unwrap(), None).unwrap();
-    assert_eq!(Config { wiring: None, ..config }, config::defaults());
+    let mut config = parse(&fs::read_to_string(packaging().join("agent.toml")).unwrap(), None).unwrap();
+    config.wiring.hosts.clear();
+    assert_eq!(config, config::defaults());
 }
 
 /// Every commented default, put in force, must give what is in force without it.
@@ -129,7 +130,7 @@ fn a_region_picks_its_own_values() {
     assert_eq!((database.port, database.writer_expected), (3306, true));
     assert!(database.host.starts_with("shop.abc123"));
     assert_eq!(home.efs.unwrap().file_system.as_deref(), Some("fs-0123456789abcdef0"));
-    let hosts = home.wiring.unwrap().hosts;
+    let hosts = home.wiring.hosts;
     assert_eq!(hosts, ["127.0.0.1", "ap-south-1.shop.example.com", "shop.example.com"]);
 
     let peer = file.config(Some("us-east-1")).unwrap();
@@ -165,7 +166,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.policy.hold_database, seconds(150.0));
     assert_eq!(config.host.paths, [Path::new("/"), Path::new("/var/lib/dr-agent")]);
     let defaults = config::defaults();
-    assert!(defaults.wiring.is_none() && defaults.app.is_none() && defaults.efs.is_none());
+    assert!(defaults.wiring.hosts.is_empty() && defaults.app.is_none() && defaults.efs.is_none());
 }
 
 #[test]
@@ -347,7 +348,7 @@ fn a_bad_file_at_start_gives_the_last_good_one_and_then_the_defaults() {
     let loaded = load::at_start(Some(&path), None);
     assert_eq!(loaded.config.deployment, "default");
     assert_eq!(loaded.config.state_dir, dir.path(), "the markers stay where nginx looks");
-    assert!(loaded.config.efs.is_none() && loaded.config.wiring.is_none());
+    assert!(loaded.config.efs.is_none() && loaded.config.wiring.hosts.is_empty());
     assert!(loaded.problems.iter().any(|line| line.contains("built-in defaults")), "{:?}", loaded.problems);
 
     fs::remove_file(&copy).unwrap();

@@ -99,14 +99,7 @@ fn a_marker_that_cannot_be_set_makes_the_wiring_unhealthy_and_the_instance_close
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.state()).unwrap();
     fs::write(scratch.markers(), "a file where the folder belongs").unwrap();
-    let agent = Served::with(&scratch, |config| {
-        let wiring = dr_agent::config::WiringProbe {
-            schedule: config.host.schedule,
-            address: ([127, 0, 0, 1], 1).into(),
-            hosts: vec![],
-        };
-        config.wiring = Some(wiring);
-    });
+    let agent = Served::start(&scratch);
     let wiring = || {
         let snapshot = agent.snapshot();
         let (wiring, _) = snapshot.components.iter().find(|(c, _)| c.component == Component::Wiring).unwrap();
@@ -138,6 +131,7 @@ fn a_closed_instance_keeps_its_marker_through_restarts_until_everything_was_seen
         // One pass is not `rise`.
         agent.observe(seen(Component::Nginx, None));
         agent.observe(seen(Component::Host, None));
+        agent.observe(seen(Component::Wiring, None));
         eventually("another look", || is_true(agent.snapshot().generation > 5));
         assert_eq!(agent.snapshot().instance.state, InstanceState::Closed);
         assert!(scratch.has("instance-closed"));
@@ -146,6 +140,7 @@ fn a_closed_instance_keeps_its_marker_through_restarts_until_everything_was_seen
     for _ in 0..2 {
         agent.observe(seen(Component::Nginx, None));
         agent.observe(seen(Component::Host, None));
+        agent.observe(seen(Component::Wiring, None));
     }
     eventually("the marker is cleared", || is_true(!scratch.has("instance-closed")));
     eventually("it serves", || is_true(agent.snapshot().instance.state == InstanceState::Serving));

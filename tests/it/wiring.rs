@@ -90,6 +90,17 @@ async fn its_own_answers_pass() {
     assert_eq!(look(probe(&nginx, Some(snapshots(160, false)))).await, Outcome::Pass, "a little late");
 }
 
+/// Without a file nobody said that nginx was set up for the agent.
+#[tokio::test]
+async fn without_a_host_to_ask_with_only_the_markers_count() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("public")).unwrap();
+    let probe = config::defaults().wiring;
+    assert_eq!(look(Wiring::new(&probe, folder.path(), Some(snapshots(1, false)))).await, Outcome::Pass);
+    let (cause, detail) = found(look(Wiring::new(&probe, folder.path(), Some(snapshots(1, true)))).await);
+    assert_eq!((cause, &*detail), (Cause::WiringMarker, "`region-closed` is not set and should be"));
+}
+
 #[tokio::test]
 async fn an_answer_of_another_generation_is_another_agents() {
     let nginx = server(&agent_at("100"));

@@ -108,6 +108,7 @@ fn a_newcomer_without_a_file() {
     Components
       nginx     healthy          1.1 ms  connect 0.2, headers 0.9
       host      healthy          0.0 ms
+      wiring    healthy          0.0 ms
 
     Verdicts as the agent would give them after this look, and who would act on them
       instance  200 serving       the load balancer sends it requests

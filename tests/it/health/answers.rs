@@ -68,7 +68,8 @@ fn bodies_tell_names_and_statuses_and_no_host() {
         for secret in ["secret-host", "127.0.0.1", "3306", "by the bench", "i-0123456789abcdef0", "connection-lost"] {
             assert!(!text.contains(secret), "{text}");
         }
-        let components = serde_json::json!({"nginx": "healthy", "database": "unhealthy", "host": "healthy"});
+        let components =
+            serde_json::json!({"nginx": "healthy", "database": "unhealthy", "host": "healthy", "wiring": "healthy"});
         assert_eq!(json(&answer)["components"], components);
         assert_eq!(json(&answer).get("region").is_some(), question == Question::Authority);
     }
@@ -150,14 +151,14 @@ fn bodies_stay_under_5120_bytes_whatever_is_configured() {
             })
             .collect();
         let snapshot = Agent::first(config).publish();
-        assert_eq!(snapshot.components.len(), count + 3);
+        assert_eq!(snapshot.components.len(), count + 4);
         for question in Question::ALL {
             for age in [Duration::ZERO, secs(20)] {
                 let answer = answer::respond(&snapshot, question, snapshot.taken + age);
                 assert!(answer.body.len() < 5_120, "{count}: {}", answer.body.len());
                 let components = json(&answer)["components"].as_object().expect("a map").clone();
                 assert!(components.contains_key("nginx") && components.contains_key("database"));
-                let whole = components.len() == count + 3;
+                let whole = components.len() == count + 4;
                 assert!(whole || !plain || answer.body.len() > 5_000, "{count}: no more than it takes");
             }
         }

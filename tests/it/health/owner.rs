@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dr_agent::answer::{self, Question};
 use dr_agent::clock::BootTime;
-use dr_agent::config::{Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress};
+use dr_agent::config::{Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, WiringProbe};
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
 use dr_agent::input::{Input, Pace};
@@ -24,7 +24,7 @@ use super::bench::{at, observation, policy, schedule, secs};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 
-/// nginx, a database and the host.
+/// nginx, a database, the host and the markers.
 pub fn config() -> Config {
     let url = HttpUrl { text: "http://127.0.0.1/p".into(), host: "127.0.0.1".into(), port: 80, path: "/p".into() };
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -61,7 +61,11 @@ pub fn config() -> Config {
             full_percent: 2.0,
             pressure_percent: 50.0,
         },
-        wiring: None,
+        wiring: WiringProbe {
+            schedule: schedule(&Component::Wiring),
+            address: ([127, 0, 0, 1], 80).into(),
+            hosts: vec![],
+        },
         exec: BTreeMap::new(),
         policy: policy(),
         metrics_allow: vec![],
@@ -109,7 +113,7 @@ impl Agent {
 
     /// Every component is observed once, with one cause for all that fail.
     pub fn see_all(&mut self, failing: &[(Component, Cause)]) -> Snapshot {
-        for component in [Component::Nginx, Component::Database, Component::Host] {
+        for component in [Component::Nginx, Component::Database, Component::Host, Component::Wiring] {
             let cause = failing.iter().find(|(c, _)| *c == component).map(|(_, cause)| *cause);
             self.see(&component, cause, Facts::None);
         }
@@ -143,7 +147,7 @@ fn the_owner_says_how_soon_to_try_again_and_ignores_what_it_does_not_know() {
     assert_eq!(agent.see(&Component::Nginx, Some(Cause::NginxRefused), Facts::None), Some(Pace::Fast));
     assert_eq!(agent.see(&Component::Nginx, Some(Cause::NginxRefused), Facts::None), Some(Pace::Normal));
     assert_eq!(agent.see(&Component::Efs, None, Facts::None), None);
-    assert_eq!(agent.publish().components.len(), 3);
+    assert_eq!(agent.publish().components.len(), 4);
 }
 
 #[test]
@@ -204,7 +208,7 @@ fn a_reload_keeps_what_is_known_of_everything_that_did_not_change() {
     config.database = None;
     agent.take(Input::Reconfigured(Arc::new(config), about()));
     let without = agent.publish();
-    assert_eq!((without.components.len(), without.region.holds.len()), (2, 0));
+    assert_eq!((without.components.len(), without.region.holds.len()), (3, 0));
 }
 
 #[test]
