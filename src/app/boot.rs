@@ -91,11 +91,22 @@ fn usable(path: Option<&Path>, region: Option<&str>) -> Result<(Loaded, Listener
     loop {
         let error = match prepare(&loaded.config) {
             Ok(listeners) => return Ok((loaded, listeners)),
-            // It is the one that runs, and two would get into each other's way.
-            Err(error @ Error::Bind(BindError::AgentRuns(_))) => return Err(error),
             Err(error) => error,
         };
-        loaded = loaded.instead(ErrorChain(&error).to_string(), region).ok_or(error)?;
+        let problems = loaded.problems.clone();
+        // An agent that already runs is the one that does: two would get into each other's way.
+        let next = match &error {
+            Error::Bind(BindError::AgentRuns(_)) => None,
+            error => loaded.instead(ErrorChain(error).to_string(), region),
+        };
+        let Some(next) = next else {
+            // Why it was not the file's own address, say.
+            for problem in &problems {
+                event::config_rejected(problem);
+            }
+            return Err(error);
+        };
+        loaded = next;
     }
 }
 

@@ -108,9 +108,17 @@ fn two_agents_at_once_fail_clearly_whatever_the_public_address_is() {
     edit(&agent, &format!("unix:{}", agent.scratch.socket().display()), &format!("127.0.0.1:{port}"));
     agent.spawn();
     until("it answers", &agent, |_| true);
-    let second = Command::new(agent_binary()).arg("run").arg("--config").arg(agent.config()).output().unwrap();
-    assert_eq!(second.status.code(), Some(69), "{second:?}");
-    assert!(String::from_utf8_lossy(&second.stderr).contains("an agent already runs"), "{second:?}");
+    let second = || {
+        let second = Command::new(agent_binary()).arg("run").arg("--config").arg(agent.config()).output().unwrap();
+        assert_eq!(second.status.code(), Some(69), "{second:?}");
+        String::from_utf8_lossy(&second.stderr).into_owned()
+    };
+    let said = second();
+    assert!(said.contains("an agent already runs"), "{said}");
+    // A bad file can be the reason why it meets the other one at all.
+    edit(&agent, "[probe.nginx]", "[verdct]\n[probe.nginx]");
+    let said = second();
+    assert!(said.contains("an agent already runs") && said.contains("verdct"), "{said}");
     agent.stop();
 }
 
