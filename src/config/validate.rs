@@ -154,7 +154,7 @@ fn regions(top: &mut Section<'_>) -> BTreeMap<String, Region> {
         let efs = section.read("efs", |text| {
             let id = text.strip_prefix("fs-").filter(|id| id.len() >= 8 && id.chars().all(|c| c.is_ascii_hexdigit()));
             id.map(|_| text.to_owned())
-                .ok_or_else(|| "must be a file system's id: `fs-` and hexadecimal digits".to_owned())
+                .ok_or_else(|| "must be a file system's id: `fs-` and 8 or more hexadecimal digits".to_owned())
         });
         let url = section.read("url", |text| address::site(text).map(|_| text.to_owned()));
         section.end();

@@ -244,7 +244,7 @@ allow = ["10.0.0.0/33"]
     :28: `probe.exec`: the name `nginx` must be 1 to 32 letters, digits, `_`, `-`, and not the name of a built-in component
     :29: `probe.exec.nginx.command = ["check"]`: must begin with the absolute path of a program: ["/usr/libexec/x", "--flag"]
     :31: `region`: with [probe.database] the region's table needs `database = "HOST:3306"`
-    :32: `region.ap-south-1.efs = "fs-x"`: must be a file system's id: `fs-` and hexadecimal digits
+    :32: `region.ap-south-1.efs = "fs-x"`: must be a file system's id: `fs-` and 8 or more hexadecimal digits
     :35: `verdict.hold_efs = "1 parsec"`: is not a duration: write it as "2s", "500ms" or "2m 30s"
     :36: `verdict.start_limit = "1h"`: must be from 1s to 15s
     :39: `replace.mode = "kill"`: must be one of `observe`, `enforce`
