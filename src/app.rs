@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, File};
+use crate::group;
 use crate::latches;
 use crate::outputs::http::{BindError, Control, Listeners, Unbound};
 use crate::outputs::{markers, persist};
@@ -97,6 +98,7 @@ impl Bound {
         let first = Arc::new(owner.publish(BootTime::now(), clock::wall()));
         let (publisher, snapshots) = watch::channel(first);
         let (http_turns, http_turned) = watch::channel(BootTime::now());
+        let (standing, its_standing) = watch::channel(Arc::default());
         let dir = config.state_dir.clone();
 
         // PUBLISH
@@ -109,7 +111,11 @@ impl Bound {
             cancelled.clone(),
             public.serve(snapshots.clone(), http_turns, cancelled.clone()),
         );
-        tasks.essential("peer listener", cancelled.clone(), peer.serve(snapshots.clone(), cancelled.clone()));
+        tasks.essential(
+            "peer listener",
+            cancelled.clone(),
+            peer.serve(snapshots.clone(), its_standing, cancelled.clone()),
+        );
         let orders = Control { state_dir: dir.clone(), boot: about.boot.clone(), inputs: inputs.clone() };
         tasks.essential(
             "control listener",
@@ -130,6 +136,11 @@ impl Bound {
         tasks.restarted("latches", cancelled.clone(), {
             let (dir, boot, inputs, cancelled) = (dir.clone(), about.boot.clone(), inputs.clone(), cancelled.clone());
             move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
+        });
+        tasks.restarted("group", cancelled.clone(), {
+            let (dir, snapshots, inputs, cancelled) =
+                (dir.clone(), snapshots.clone(), inputs.clone(), cancelled.clone());
+            move || group::run::run(dir.clone(), snapshots.clone(), standing.clone(), inputs.clone(), cancelled.clone())
         });
         tasks.restarted("certificates", cancelled.clone(), {
             let (snapshots, inputs, cancelled) = (snapshots.clone(), inputs.clone(), cancelled.clone());

@@ -25,6 +25,8 @@ pub struct Config {
     pub home: Option<String>,
     /// The region this instance is in; `None` when nobody could tell.
     pub region: Option<String>,
+    /// The keys by which agents of this deployment know each other.
+    pub key_file: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub listen: Listen,
     pub nginx: NginxProbe,

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::certificates::Certificate;
 use crate::config::Config;
+use crate::group::view::Round;
 use crate::latches::Latches;
 use crate::observation::Observation;
 use crate::snapshot::About;
@@ -19,6 +20,8 @@ pub enum Input {
     Latches(Latches),
     /// What the regions' names show.
     Certificates(Vec<Certificate>),
+    /// What the other members of the group said.
+    Round(Round),
     /// Whether `public/fenced` exists.
     Gate { closed: bool },
     /// A new configuration is in force, or the old one with new problems, or it is now known who this is.

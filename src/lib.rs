@@ -68,6 +68,7 @@ pub mod observation;
 pub mod probes;
 
 // DECIDE
+pub mod group;
 pub mod health;
 
 // PUBLISH

@@ -13,9 +13,10 @@ use crate::answer;
 use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
+use crate::group::peers::Peers;
 use crate::health::cause::Status;
 use crate::health::component::{ComponentState, Transition};
-use crate::health::verdict::{self, Doors, Group, Inputs, InstanceVerdict, RegionVerdict};
+use crate::health::verdict::{self, Doors, Inputs, InstanceVerdict, RegionVerdict};
 use crate::input::{Input, Pace};
 use crate::latches::{Kind, Latches};
 use crate::probes::Spec;
@@ -43,7 +44,7 @@ pub struct Owner {
     config: Arc<Config>,
     components: Vec<ComponentState>,
     doors: Doors,
-    group: Group,
+    peers: Peers,
     latches: Latches,
     gate_closed: bool,
     generation: u64,
@@ -73,7 +74,7 @@ impl Owner {
             config: Arc::clone(&config),
             components: Vec::new(),
             doors: Doors::new(memory, now),
-            group: Group::default(),
+            peers: Peers::default(),
             latches,
             gate_closed,
             generation: 0,
@@ -119,6 +120,10 @@ impl Owner {
                 event::latches_changed(&self.latches, &latches);
                 self.latches = latches;
             }
+            Input::Round(round) => {
+                let owner = &self.about.owner;
+                self.peers.hear(round, &self.components, &self.config.deployment, owner.region.as_deref());
+            }
             Input::Certificates(certificates) => self.certificates = Arc::new(certificates),
             Input::Gate { closed } => {
                 if closed != self.gate_closed {
@@ -143,9 +148,11 @@ impl Owner {
         for transition in ticked {
             self.record(Some(transition));
         }
+        let owner = &self.about.owner;
+        let group = self.peers.group(&self.components, &self.config.deployment, owner.region.as_deref(), now);
         let inputs = Inputs {
             components: &self.components,
-            group: &self.group,
+            group: &group,
             policy: &self.config.policy,
             draining: self.latches.get(Kind::Drain).is_some(),
             gate_closed: self.gate_closed,
@@ -167,7 +174,7 @@ impl Owner {
             region,
             region_closed: self.doors.region_closed(),
             gate_closed: self.gate_closed,
-            group: self.group.clone(),
+            group,
             latches: self.latches.clone(),
             transitions: Arc::clone(&self.transitions),
             history: Arc::clone(&self.history),

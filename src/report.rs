@@ -451,6 +451,7 @@ const fn domain_name(domain: Domain) -> &'static str {
     match domain {
         Domain::Local => "local",
         Domain::Shared => "shared",
+        Domain::Zonal => "zonal",
         Domain::Undetermined => "undetermined",
     }
 }

@@ -73,6 +73,9 @@ pub fn as_toml(config: &Config) -> String {
     if let Some(home) = &config.home {
         page.text("home", home);
     }
+    if let Some(key_file) = &config.key_file {
+        page.path("key_file", key_file);
+    }
     page.path("state_dir", &config.state_dir);
 
     page.table("listen");

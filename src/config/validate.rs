@@ -32,7 +32,7 @@ const MYSQL_PORT: u16 = 3306;
 const TAKEN: [&str; 8] = ["nginx", "app", "efs", "database", "host", "wiring", "instance", "region"];
 
 /// Top-level keys that are read and checked, and that this release does nothing with.
-pub(super) const NOT_ACTED_ON: [&str; 5] = ["authority", "cloudwatch", "key_file", "replace", "repoint"];
+pub(super) const NOT_ACTED_ON: [&str; 4] = ["authority", "cloudwatch", "replace", "repoint"];
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
@@ -71,7 +71,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
     }
     let deployment = top.read("deployment", deployment).unwrap_or_else(|| "default".to_owned());
     let home = top.string("home").map(str::to_owned);
-    top.read("key_file", address::absolute);
+    let key_file = top.read("key_file", address::absolute);
     let state_dir = top.read("state_dir", address::absolute).unwrap_or_else(|| PathBuf::from(STATE_DIR));
 
     let regions = regions(&mut top);
@@ -116,6 +116,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         deployment,
         home,
         region,
+        key_file,
         state_dir,
         listen,
         nginx,

@@ -14,7 +14,7 @@ use crate::observation::Component;
 mod weight;
 
 pub use weight::{Domain, Group, Inputs, Policy, domain};
-use weight::{Vote, blockers, closes, has_risen, is_convincing, may_block, vote};
+use weight::{Vote, blockers, closes, has_risen, is_convincing, may_block, vote, was_healthy};
 
 /// A component and the cause by which it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +166,8 @@ pub struct Memory {
 pub struct Doors {
     started: BootTime,
     starting: bool,
+    /// In a new boot: the region starts from what the group says.
+    joining: bool,
     /// The components that keep the instance closed.
     closed_by: BTreeSet<Component>,
     /// Resumed as closed, and not open since: every component that could have closed it must be seen working.
@@ -183,6 +185,7 @@ impl Doors {
         Self {
             started: now,
             starting: !memory.same_boot,
+            joining: !memory.same_boot,
             closed_by: BTreeSet::new(),
             resumed: memory.same_boot && memory.instance_closed,
             region_closed: memory.region_closed,
@@ -243,6 +246,11 @@ impl Doors {
 
     fn judge_region(&mut self, inputs: &Inputs<'_>) -> RegionVerdict {
         let Inputs { policy, now, .. } = *inputs;
+        if self.joining {
+            let waited = now.since(self.started) >= policy.start_limit;
+            self.joining = !waited && inputs.group.region_closed.is_none();
+            self.region_closed = inputs.group.region_closed.unwrap_or(self.region_closed);
+        }
         let mut due = false;
         // What is not known keeps running holds as they are, lets none come due, and opens nothing.
         let mut certain = !policy.partial;
@@ -256,17 +264,25 @@ impl Doors {
             match vote(component) {
                 _ if inputs.group.passing.contains(&component.component) => _ = self.holds.remove(&on),
                 Vote::Healthy => _ = self.holds.remove(&on),
-                Vote::Failing if component.ever_healthy => {
+                Vote::Failing if was_healthy(component, inputs) => {
                     let since = *self.holds.entry(on).or_insert(now);
                     // Which region this is, and so whether it may close for a dependency, is not known while partial.
-                    due |= !policy.partial && is_convincing(component) && now.since(since) >= on.length(policy);
+                    due |= !policy.partial && is_convincing(component, inputs) && now.since(since) >= on.length(policy);
+                }
+                // Nothing is known here, but others fail, and none is well.
+                Vote::Abstains
+                    if inputs.group.failing.contains(&component.component) && was_healthy(component, inputs) =>
+                {
+                    let since = *self.holds.entry(on).or_insert(now);
+                    due |= !policy.partial && now.since(since) >= on.length(policy);
                 }
                 // Never yet healthy: that closes no region.
                 Vote::Failing | Vote::Abstains => certain = false,
             }
         }
         let unknown = inputs.components.iter().any(|c| may_block(c, inputs));
-        let convicted = blockers(inputs).filter(|c| c.ever_healthy).map(is_convincing).reduce(|a, b| a || b);
+        let convicted =
+            blockers(inputs).filter(|c| c.ever_healthy).map(|c| is_convincing(c, inputs)).reduce(|a, b| a || b);
         match convicted {
             Some(convincing) if !inputs.group.can_serve => {
                 let since = *self.holds.entry(HoldOn::Capacity).or_insert(now);

@@ -63,6 +63,8 @@ pub struct Request<'a> {
     /// The `Host` header.
     pub host: &'a str,
     pub body: Bytes,
+    /// Beside those that every request has.
+    pub headers: Vec<(&'static str, String)>,
     /// Bytes of the answer's body to keep; what follows is read and dropped.
     pub keep: usize,
 }
@@ -70,7 +72,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     #[must_use]
     pub fn get(host: &'a str, path: &'a str) -> Self {
-        Self { method: Method::GET, path, host, body: Bytes::new(), keep: KEEP }
+        Self { method: Method::GET, path, host, body: Bytes::new(), headers: Vec::new(), keep: KEEP }
     }
 }
 
@@ -190,7 +192,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     stages.enter("headers");
-    let message = hyper::Request::builder()
+    let message = request
+        .headers
+        .into_iter()
+        .fold(hyper::Request::builder(), |message, (name, value)| message.header(name, value));
+    let message = message
         .method(request.method)
         .uri(request.path)
         .header(HOST, request.host)

@@ -22,6 +22,8 @@
 //! | [`markers_failed`] | `d6aa78e71d3fd266cbd609c6f8071834` | MARKER, ERROR |
 //! | [`task_restarted`] | `908a3c02a06fe171a5e978ef48a43218` | TASK, PANICKED |
 //! | [`turns_late`] | `0d40065218743f77717d2f9d17df3d7a` | LATE |
+//! | [`keys_unusable`] | `0f04e33f1bbe4060912c925943b41f98` | PROBLEM |
+//! | [`membership_unreadable`] | `4d32edc8c9be47a4b26c7c749d25fadd` | ERROR |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
 use std::io;
@@ -53,6 +55,8 @@ pub const STATE_NOT_SAVED: &str = "1349049ccdc4f8dfa9ee374379cb3573";
 pub const MARKERS_FAILED: &str = "d6aa78e71d3fd266cbd609c6f8071834";
 pub const TASK_RESTARTED: &str = "908a3c02a06fe171a5e978ef48a43218";
 pub const TURNS_LATE: &str = "0d40065218743f77717d2f9d17df3d7a";
+pub const KEYS_UNUSABLE: &str = "0f04e33f1bbe4060912c925943b41f98";
+pub const MEMBERSHIP_UNREADABLE: &str = "4d32edc8c9be47a4b26c7c749d25fadd";
 /// Written by the log itself, when it could not take every line.
 pub const LINES_LOST: &str = "435c07afa4f21fb96ec1d46f4bc2b5e3";
 
@@ -213,6 +217,16 @@ pub fn latch_ordered(kind: Kind, verb: &str, uid: Option<u32>, by: &str) {
 /// A latch file cannot be read; it latches nothing.
 pub fn latch_unreadable(error: &io::Error) {
     warn!(message_id = LATCH_UNREADABLE, error = %ErrorChain(error), "a latch file cannot be read, so it has no effect");
+}
+
+/// The key file that the configuration names cannot be used: this member signs nothing and believes nobody.
+pub fn keys_unusable(problem: &str) {
+    error!(message_id = KEYS_UNUSABLE, problem, "agents of this deployment cannot know each other: {problem}");
+}
+
+/// What was known of the group cannot be read; the group is asked again when AWS says who it is.
+pub fn membership_unreadable(error: &io::Error) {
+    warn!(message_id = MEMBERSHIP_UNREADABLE, error = %ErrorChain(error), "the list of the group's members cannot be read");
 }
 
 /// The state file cannot be used; the agent starts afresh.

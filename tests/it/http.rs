@@ -260,7 +260,7 @@ fn metrics_are_for_loopback_and_the_configured_networks_and_never_through_a_prox
         }
     }
     assert_eq!(agent.peer().ask("POST", "/metrics", "", "").unwrap().header("allow"), Some("GET, HEAD"));
-    for path in ["/", "/peer", "/status", "/latch/drain", "/health/live"] {
+    for path in ["/", "/peers", "/status", "/latch/drain", "/health/live"] {
         assert_eq!(agent.peer().get(path).unwrap().status, 404, "{path}");
     }
 }

@@ -59,16 +59,16 @@ fn saved_region(agent: &Agent) -> String {
 
 #[test]
 fn the_last_good_file_too_gets_the_region_that_only_the_metadata_service_knows() {
-    let imds = Imds::start(INSTANCE, "b-1");
+    let imds = in_region(INSTANCE, "b-1");
     let mut agent = agent();
-    start(&mut agent, &imds.url());
+    start(&mut agent, &imds.endpoint());
     until("the region is known", &agent, is_in("b-1", 2));
     agent.stop();
 
     let bad = fs::read_to_string(agent.config()).unwrap() + "[verdct]\n";
     fs::write(agent.config(), bad).unwrap();
     fs::remove_file(agent.scratch.state().join("state.json")).unwrap();
-    start(&mut agent, &imds.url());
+    start(&mut agent, &imds.endpoint());
     let report = until("the region is known", &agent, is_in("b-1", 2));
     assert!(report["agent"]["config_problems"].to_string().contains("verdct"), "{report:#}");
     agent.stop();
@@ -78,8 +78,8 @@ fn the_last_good_file_too_gets_the_region_that_only_the_metadata_service_knows()
 #[test]
 fn the_metadata_service_outranks_the_region_in_the_state() {
     let mut agent = agent();
-    let home = Imds::start(INSTANCE, "a-1");
-    start(&mut agent, &home.url());
+    let home = in_region(INSTANCE, "a-1");
+    start(&mut agent, &home.endpoint());
     until("the region is known", &agent, is_in("a-1", 1));
     eventually("it is saved", || if saved_region(&agent) == "a-1" { Ok(()) } else { Err(agent.log()) });
     agent.stop();
@@ -89,8 +89,8 @@ fn the_metadata_service_outranks_the_region_in_the_state() {
     until("the region is remembered", &agent, is_in("a-1", 1));
     agent.stop();
 
-    let peer = Imds::start("i-0fedcba9876543210", "b-1");
-    start(&mut agent, &peer.url());
+    let peer = in_region("i-0fedcba9876543210", "b-1");
+    start(&mut agent, &peer.endpoint());
     let report = until("the region is this one", &agent, is_in("b-1", 2));
     assert_eq!(report["agent"]["instance"], "i-0fedcba9876543210");
     eventually("it is saved", || if saved_region(&agent) == "b-1" { Ok(()) } else { Err(agent.log()) });
@@ -101,9 +101,9 @@ fn the_metadata_service_outranks_the_region_in_the_state() {
 /// With the built-in defaults in force nobody needs the region; with the repaired file somebody does.
 #[test]
 fn the_region_is_asked_for_when_a_reload_first_needs_it() {
-    let imds = Imds::start(INSTANCE, "b-1");
+    let imds = in_region(INSTANCE, "b-1");
     let mut agent = Agent::new(Scratch::new(), "");
-    start(&mut agent, &imds.url());
+    start(&mut agent, &imds.endpoint());
     let report = until("it answers", &agent, |_| true);
     assert_eq!(report["agent"]["region"], Value::Null);
     agent.configure(REGIONS.trim_start_matches("home = \"a-1\"\n"));
@@ -112,4 +112,8 @@ fn the_region_is_asked_for_when_a_reload_first_needs_it() {
     signal(agent.pid(), "HUP");
     until("the region is known", &agent, is_in("b-1", 2));
     agent.stop();
+}
+
+fn in_region(instance: &str, region: &str) -> Imds {
+    Imds::start(&[("instance-id", instance), ("placement/region", region)])
 }

@@ -1,7 +1,7 @@
 //! What the verdicts are made from, and what each component counts for in them: its vote, whose fault its failure is,
 //! what masks it, whether it keeps the instance from serving.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -34,8 +34,16 @@ pub struct Policy {
 pub struct Group {
     /// Components for which at least one other member votes healthy.
     pub passing: BTreeSet<Component>,
+    /// Those for which at least one votes failing.
+    pub failing: BTreeSet<Component>,
+    /// Those that at least one has ever seen working.
+    pub seen_working: BTreeSet<Component>,
     /// Another member can serve.
     pub can_serve: bool,
+    /// Whether a member says that the region's door is closed; `None` if none was heard.
+    pub region_closed: Option<bool>,
+    /// Whose fault each failure here is, by the votes; `None` if there is nobody to vote.
+    pub domains: Option<BTreeMap<Component, Domain>>,
 }
 
 /// Whose fault an unhealthy component is.
@@ -46,6 +54,8 @@ pub enum Domain {
     Local,
     /// Everybody's who was asked, which in a group of one is this instance.
     Shared,
+    /// This zone's: members of other zones are well, and none of this one.
+    Zonal,
     /// Nobody can tell.
     Undetermined,
 }
@@ -93,8 +103,13 @@ pub(super) fn vote(component: &ComponentState) -> Vote {
 }
 
 /// A failure may close the region: its status is settled, it was healthy once, and it is not a first observation.
-pub(super) fn is_convincing(component: &ComponentState) -> bool {
-    component.status == Status::Unhealthy && component.ever_healthy && component.failures >= 2
+pub(super) fn is_convincing(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
+    component.status == Status::Unhealthy && was_healthy(component, inputs) && component.failures >= 2
+}
+
+/// It worked once, here or where another member looks at the same thing.
+pub(super) fn was_healthy(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
+    component.ever_healthy || inputs.group.seen_working.contains(&component.component)
 }
 
 /// It works and has passed often enough in a row to open what it closed. Its status alone does not say so: the first
@@ -185,6 +200,9 @@ pub fn domain(component: &ComponentState, inputs: &Inputs<'_>) -> Option<Domain>
     }
     if is_masked(component, inputs) {
         return Some(Domain::Undetermined);
+    }
+    if let Some(domains) = &inputs.group.domains {
+        return Some(domains.get(&component.component).copied().unwrap_or(Domain::Undetermined));
     }
     Some(match component.component {
         Component::Efs | Component::Database

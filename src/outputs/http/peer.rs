@@ -1,4 +1,5 @@
-//! The peer listener: what other machines may ask. Today that is `/metrics`, from loopback and the configured networks.
+//! The peer listener: what other machines may ask. `/peer` is for the other members of the group, who prove with a key
+//! that they are; `/metrics` for loopback and the configured networks.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,9 +17,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
-use super::{Peer, TEXT, answer, bind_tcp};
+use super::{JSON, Peer, TEXT, answer, bind_tcp};
 use crate::clock::BootTime;
 use crate::config::Network;
+use crate::group::ask;
+use crate::group::keys::{self, Message};
+use crate::group::run::Standing;
+use crate::group::word::Word;
 use crate::outputs::metrics;
 use crate::snapshot::Snapshot;
 
@@ -32,9 +37,15 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Peer {
     /// Answers until `cancelled`.
-    pub async fn serve(self, snapshots: watch::Receiver<Arc<Snapshot>>, cancelled: CancellationToken) {
+    pub async fn serve(
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        standing: watch::Receiver<Arc<Standing>>,
+        cancelled: CancellationToken,
+    ) {
         let service = |stream: &TcpStream| Answers {
             snapshots: snapshots.clone(),
+            standing: standing.clone(),
             asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
         let Self { address, socket } = self;
@@ -46,6 +57,7 @@ impl Peer {
 /// Answers one connection.
 struct Answers {
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    standing: watch::Receiver<Arc<Standing>>,
     /// Unknown when it was gone before it was looked at.
     asker: Option<IpAddr>,
 }
@@ -67,7 +79,8 @@ impl Answers {
         if proxied.iter().any(|name| request.headers().contains_key(*name)) {
             return answer(StatusCode::FORBIDDEN, TEXT, "not through a proxy\n");
         }
-        if request.uri().path() != "/metrics" {
+        let path = request.uri().path();
+        if path != "/metrics" && path != ask::PATH {
             return answer(StatusCode::NOT_FOUND, TEXT, "not found\n");
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -75,12 +88,46 @@ impl Answers {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
+        if path == ask::PATH {
+            return self.word(request);
+        }
         let snapshot = Arc::clone(&self.snapshots.borrow());
         // By the configuration in force now: a reload also counts for connections that are open.
         if !self.asker.is_some_and(|ip| may_read(&snapshot.config.metrics_allow, ip)) {
             return answer(StatusCode::FORBIDDEN, TEXT, "this address is not in `metrics.allow`\n");
         }
         answer(StatusCode::OK, METRICS, metrics::page(&snapshot, BootTime::now()))
+    }
+}
+
+impl Answers {
+    /// This member's word, signed for whoever proved to have a key; without keys, for anybody.
+    fn word(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (snapshot, standing) = (Arc::clone(&self.snapshots.borrow()), Arc::clone(&self.standing.borrow()));
+        if standing.problem.is_some() {
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the key file cannot be used\n");
+        }
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let nonce = header(keys::NONCE);
+        let deployment = &snapshot.config.deployment;
+        if let Some(keys) = &standing.keys {
+            let method = request.method().as_str();
+            let message = Message::Request { method, path: ask::PATH, deployment, nonce, body: b"" };
+            // A nonce of another length is not from an agent, and could be made to last.
+            if nonce.len() != keys::NONCE_LENGTH || !keys.verify(message, header(keys::MAC)) {
+                return answer(StatusCode::FORBIDDEN, TEXT, "not signed with a key of this deployment\n");
+            }
+        }
+        let body = Word::of(&snapshot, &standing.place, BootTime::now()).encode();
+        let mac = standing
+            .keys
+            .as_ref()
+            .map(|keys| keys.sign(Message::Answer { nonce, status: StatusCode::OK.as_u16(), body: &body }));
+        let mut response = answer(StatusCode::OK, JSON, body);
+        if let Some(mac) = mac.and_then(|mac| HeaderValue::try_from(mac).ok()) {
+            response.headers_mut().insert(keys::MAC, mac);
+        }
+        response
     }
 }
 

@@ -149,7 +149,7 @@ impl Bench {
 
     /// Another member votes healthy on these and can serve.
     pub fn peer_passes(&mut self, components: &[Component]) {
-        self.group = Group { passing: components.iter().cloned().collect(), can_serve: true };
+        self.group = Group { passing: components.iter().cloned().collect(), can_serve: true, ..Group::default() };
     }
 
     /// One attempt on one component, now, whatever its pace.

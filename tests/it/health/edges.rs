@@ -65,7 +65,7 @@ fn a_database_that_came_back_read_only_lets_the_region_open() {
 #[test]
 fn one_known_fault_explains_a_failure_whatever_else_is_unknown() {
     let mut bench = Bench::resumed(&[Nginx, Efs, Database], CLOSED);
-    bench.group = Group { passing: [Efs].into(), can_serve: false };
+    bench.group = Group { passing: [Efs].into(), can_serve: false, ..Group::default() };
     bench.set(Efs, World::Silent);
     bench.fail(Database, Cause::DatabaseReadOnly);
     bench.fail(Nginx, Cause::NginxBadStatus);

@@ -276,7 +276,7 @@ proptest! {
                 }
                 Op::Judge(bits) => {
                     let passing = SITE.into_iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0).map(|(_, c)| c);
-                    let group = Group { passing: passing.collect(), can_serve: bits & 32 != 0 };
+                    let group = Group { passing: passing.collect(), can_serve: bits & 32 != 0, ..Group::default() };
                     let mut policy = policy();
                     policy.standby = bits & 64 != 0;
                     let gate_closed = bits & 128 != 0;

@@ -32,6 +32,7 @@ pub fn config() -> Config {
         deployment: "shop-test".into(),
         home: None,
         region: Some("ap-south-1".into()),
+        key_file: None,
         state_dir: PathBuf::from("/nonexistent"),
         listen: Listen {
             public: PublicAddress::Tcp(loopback),

@@ -148,7 +148,11 @@ pub fn play(bench: &mut Bench, script: &[Phase]) -> Vec<Moment> {
             Act::Drain(on) => bench.draining = *on,
             Act::Peers(bits) => {
                 let passing = SITE.iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0);
-                bench.group = Group { passing: passing.map(|(_, c)| c.clone()).collect(), can_serve: bits & 32 != 0 };
+                bench.group = Group {
+                    passing: passing.map(|(_, c)| c.clone()).collect(),
+                    can_serve: bits & 32 != 0,
+                    ..Group::default()
+                };
             }
             Act::Retarget(index) => {
                 let known = bench.components.iter().any(|c| c.component == SITE[*index]);

@@ -1,80 +1,111 @@
-//! An instance metadata service, version 2, that says one instance and one region.
+//! An instance metadata service, version 2, as an instance sees it: tokens with an end, 401 without one, 404 for what is
+//! not there.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-/// Dropped, it is gone.
+/// The service of one instance.
 #[derive(Debug)]
 pub struct Imds {
-    address: SocketAddr,
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    pub port: u16,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Path below `/latest/meta-data/` -> content.
+    data: Mutex<BTreeMap<String, String>>,
+    tokens: AtomicU32,
+    ended: AtomicBool,
 }
 
 impl Imds {
-    pub fn start(instance: &'static str, region: &'static str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a free port");
-        let address = listener.local_addr().expect("bound");
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if over.load(Ordering::SeqCst) {
+    pub fn start(data: &[(&str, &str)]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        let port = listener.local_addr().expect("its address").port();
+        let state = Arc::new(State::default());
+        let imds = Self { port, state: Arc::clone(&state) };
+        for (path, content) in data {
+            imds.set(path, Some(content));
+        }
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if state.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that breaks off asks again.
-                drop(answer(stream, instance, region));
+                let state = Arc::clone(&state);
+                thread::spawn(move || stream.map(|stream| serve(&stream, &state)));
             }
         });
-        Self { address, is_over, thread: Some(thread) }
+        imds
     }
 
-    /// For `AWS_EC2_METADATA_SERVICE_ENDPOINT`.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// One instance of a group.
+    pub fn of(instance: &str, zone: &str, group: &str) -> Self {
+        Self::start(&[
+            ("instance-id", instance),
+            ("placement/region", &zone[..zone.len() - 1]),
+            ("placement/availability-zone", zone),
+            ("tags/instance/aws:autoscaling:groupName", group),
+        ])
+    }
+
+    pub fn set(&self, path: &str, content: Option<&str>) {
+        let mut data = self.state.data.lock().expect("no panic");
+        match content {
+            Some(content) => _ = data.insert(path.to_owned(), content.to_owned()),
+            None => _ = data.remove(path),
+        }
+    }
+
+    /// Every token given so far ends now.
+    pub fn end_tokens(&self) {
+        self.state.tokens.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Imds {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
+        self.state.ended.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
     }
 }
 
-fn answer(mut stream: TcpStream, instance: &str, region: &str) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    let mut reader = BufReader::new(stream.try_clone()?);
+/// Answers the questions of one connection.
+fn serve(mut stream: &TcpStream, state: &State) {
+    let mut lines = BufReader::new(stream).lines();
     loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            break;
+        let Some(Ok(first)) = lines.next() else { return };
+        let headers: Vec<_> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let header = |name: &str| {
+            let all = headers.iter().filter_map(|line| line.split_once(':'));
+            all.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).next()
+        };
+        let token = format!("token-{}", state.tokens.load(Ordering::SeqCst));
+        let (status, body) = match first.split(' ').collect::<Vec<_>>()[..] {
+            ["PUT", "/latest/api/token", _] if header("x-aws-ec2-metadata-token-ttl-seconds").is_some() => (200, token),
+            ["GET", _, _] if header("x-aws-ec2-metadata-token").as_ref() != Some(&token) => (401, String::new()),
+            ["GET", path, _] => {
+                let data = state.data.lock().expect("no panic");
+                let found = path.strip_prefix("/latest/meta-data/").and_then(|path| data.get(path));
+                found.map_or((404, String::new()), |content| (200, content.clone()))
+            }
+            _ => (400, String::new()),
+        };
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\n\r\n{body}",
+            body.len()
+        );
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
         }
-        head.push(line.to_lowercase());
     }
-    let has = |text: &str| head.iter().any(|line| line.starts_with(text));
-    let token = "a-token";
-    let (status, body) = if has("put /latest/api/token ") {
-        ("200 OK", token)
-    } else if !has(&format!("x-aws-ec2-metadata-token: {token}")) {
-        ("401 Unauthorized", "")
-    } else if has("get /latest/meta-data/placement/region ") {
-        ("200 OK", region)
-    } else if has("get /latest/meta-data/instance-id ") {
-        ("200 OK", instance)
-    } else {
-        ("404 Not Found", "")
-    };
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nx-aws-ec2-metadata-token-ttl-seconds: 21600\r\ncontent-type: text/plain\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
 }

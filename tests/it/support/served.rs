@@ -82,7 +82,7 @@ impl Served {
                 tasks.spawn(owner.run(inbox, publisher));
                 let Listeners { public, peer, control, .. } = listeners;
                 tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
-                tasks.spawn(peer.serve(snapshots.clone(), token.clone()));
+                tasks.spawn(peer.serve(snapshots.clone(), watch::channel(Arc::default()).1, token.clone()));
                 let orders = Control { state_dir: dir.clone(), boot: BOOT.to_owned(), inputs: inputs.clone() };
                 tasks.spawn(control.serve(snapshots.clone(), orders, token.clone()));
                 tasks.spawn(markers::run(dir, snapshots.clone(), inputs.clone(), token.clone()));

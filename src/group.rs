@@ -1,0 +1,14 @@
+//! DECIDE, together: what the other members of the group see, and whose fault a fault is. Pure but for `keys`.
+//!
+//! Members tell each other raw facts with ages ([`word`]); each makes its own votes of them ([`vote`]) and from several
+//! rounds of votes the domain of its own faults ([`attribution`]). Nobody's verdict counts anywhere else.
+
+pub mod ask;
+pub mod attribution;
+pub mod keys;
+pub mod membership;
+pub mod peers;
+pub mod run;
+pub mod view;
+pub mod vote;
+pub mod word;

@@ -1,0 +1,87 @@
+//! What this member makes of a round: the votes on each of its components, and what follows for its verdicts. Pure.
+
+use std::collections::BTreeMap;
+
+use super::ask::Heard;
+use super::attribution::{self, Ballot};
+use super::vote::{self, Mine, Vote};
+use super::word::{Word, fingerprint};
+use crate::clock::BootTime;
+use crate::health::component::ComponentState;
+use crate::health::verdict::Domain;
+use crate::observation::Component;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Me<'a> {
+    pub deployment: &'a str,
+    pub region: Option<&'a str>,
+    pub group: Option<&'a str>,
+}
+
+/// The answers of one round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// The Auto Scaling group that was asked.
+    pub group: String,
+    pub at: BootTime,
+    /// One entry for each other member.
+    pub heard: Vec<Heard>,
+}
+
+impl Round {
+    /// The words of members of this group.
+    pub fn words<'a>(&'a self, me: &'a Me<'_>) -> impl Iterator<Item = &'a Word> {
+        let heard = self.heard.iter().filter_map(|heard| heard.word.as_ref().ok());
+        heard.filter(|word| {
+            word.deployment == me.deployment && word.region.as_deref() == me.region && word.group.as_deref() == me.group
+        })
+    }
+
+    /// Every asked member's vote on `component`, as things are here now.
+    #[must_use]
+    pub fn ballots(&self, component: &ComponentState, me: &Me<'_>) -> Vec<Ballot> {
+        let target = fingerprint(&component.target);
+        let ballot = |heard: &Heard| Ballot {
+            vote: heard.word.as_ref().map_or(Vote::Abstains, |word| {
+                vote::vote(word, component.component.name(), &mine(component, &target, me, heard.sent))
+            }),
+            in_my_zone: heard.in_my_zone,
+        };
+        self.heard.iter().map(ballot).collect()
+    }
+
+    /// What the round makes of each component that fails here now.
+    #[must_use]
+    pub fn domains(&self, components: &[ComponentState], me: &Me<'_>) -> BTreeMap<Component, Domain> {
+        let failing = components.iter().filter(|component| component.is_failing_now());
+        failing
+            .map(|component| {
+                let domain = attribution::of_round(&component.component, &self.ballots(component, me));
+                (component.component.clone(), domain)
+            })
+            .collect()
+    }
+
+    /// Whether a member has seen what `component` is here work, ever.
+    #[must_use]
+    pub fn have_seen_it_work(&self, component: &ComponentState, me: &Me<'_>) -> bool {
+        let target = fingerprint(&component.target);
+        let words = self.heard.iter().filter_map(|heard| Some((heard.sent, heard.word.as_ref().ok()?)));
+        words.into_iter().any(|(sent, word)| {
+            vote::has_seen_it_work(word, component.component.name(), &mine(component, &target, me, sent))
+        })
+    }
+}
+
+const fn mine<'a>(component: &ComponentState, target: &'a str, me: &Me<'a>, sent: BootTime) -> Mine<'a> {
+    Mine {
+        deployment: me.deployment,
+        region: me.region,
+        group: me.group,
+        target,
+        timeout: component.schedule.timeout,
+        failing_since: component.failing_since,
+        sent,
+    }
+}
