@@ -40,6 +40,8 @@ pub struct Config {
     pub policy: Policy,
     /// Networks that may read `/metrics` on the peer listener, beside loopback.
     pub metrics_allow: Vec<Network>,
+    /// The CloudWatch namespace of this deployment's metrics; without it nothing is sent there.
+    pub cloudwatch: Option<String>,
     /// `url` of every region, for whoever asks the other one.
     pub regions: BTreeMap<String, Region>,
 }

@@ -214,6 +214,12 @@ pub enum Role {
 }
 
 impl DatabaseFacts {
+    /// How far the slowest replication channel is behind, as the server says.
+    #[must_use]
+    pub fn lag_seconds(&self) -> Option<u64> {
+        self.replica.iter().flatten().filter_map(|channel| channel.lag_seconds).max()
+    }
+
     /// The role these facts prove. `read_only` alone proves nothing: a primary may be set read-only by hand and a
     /// replica writable by mistake, and both are `Ambiguous`.
     #[must_use]

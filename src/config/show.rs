@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Config;
 use super::raw::show_duration;
 use crate::health::component::Schedule;
+use crate::outputs::cloudwatch;
 
 /// A `fmt::Write` of lines cannot fail on a `String`.
 struct Page(String);
@@ -13,6 +14,10 @@ struct Page(String);
 impl Page {
     fn table(&mut self, name: impl Display) {
         let _ = write!(self.0, "\n[{name}]\n");
+    }
+
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
     }
 
     fn line(&mut self, key: &str, value: impl Display) {
@@ -158,5 +163,11 @@ pub fn as_toml(config: &Config) -> String {
 
     page.table("metrics");
     page.list("allow", &config.metrics_allow);
+
+    if let Some(namespace) = &config.cloudwatch {
+        page.table("cloudwatch");
+        page.comment(cloudwatch::PRICE);
+        page.text("namespace", namespace);
+    }
     page.0
 }

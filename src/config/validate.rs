@@ -32,7 +32,7 @@ const MYSQL_PORT: u16 = 3306;
 const TAKEN: [&str; 8] = ["nginx", "app", "efs", "database", "host", "wiring", "instance", "region"];
 
 /// Top-level keys that are read and checked, and that this release does nothing with.
-pub(super) const NOT_ACTED_ON: [&str; 4] = ["authority", "cloudwatch", "replace", "repoint"];
+pub(super) const NOT_ACTED_ON: [&str; 3] = ["authority", "replace", "repoint"];
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
@@ -108,7 +108,8 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
     replace(top.section("replace"));
     repoint(top.section("repoint"));
     let mut cloudwatch = top.section("cloudwatch");
-    cloudwatch.read("namespace", |text| word(text, 255, "_-./#:"));
+    let namespace = cloudwatch.read("namespace", namespace);
+    let cloudwatch_is_on = cloudwatch.is_there();
     cloudwatch.end();
     top.end();
 
@@ -128,6 +129,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         exec,
         policy,
         metrics_allow,
+        cloudwatch: cloudwatch_is_on.then(|| namespace.unwrap_or_else(|| "DrAgent".to_owned())),
         regions,
     }
 }
@@ -466,6 +468,11 @@ fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>) {
     section.duration("boot_wait", Duration::from_secs(10), HOLD);
     section.duration("takeover_wait", Duration::from_secs(15), HOLD);
     section.end();
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let name = word(text, 255, "_-./#:")?;
+    if name.starts_with("AWS/") { Err("must not begin with `AWS/`: those are AWS's own".to_owned()) } else { Ok(name) }
 }
 
 fn replace(mut section: Section<'_>) {

@@ -199,6 +199,12 @@ impl ComponentState {
         is_working(self.newest.0)
     }
 
+    /// What the probe learned beside pass or fail is of now: while the newest attempt fails, it may be of an earlier one.
+    #[must_use]
+    pub fn has_fresh_facts(&self) -> bool {
+        !self.is_failing_now() && !matches!(self.status, Status::Unknown | Status::Starting)
+    }
+
     /// Why the newest attempt did not pass, whatever the status says yet.
     #[must_use]
     pub const fn newest_cause(&self) -> Option<Cause> {

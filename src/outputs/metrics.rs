@@ -119,7 +119,7 @@ fn stages(component: &ComponentState) -> Vec<(&'static str, f64)> {
 /// those of an earlier one.
 fn facts(page: &mut Page, snapshot: &Snapshot) {
     for (component, _) in &snapshot.components {
-        let fresh = !component.is_failing_now() && !matches!(component.status, Status::Unknown | Status::Starting);
+        let fresh = component.has_fresh_facts();
         match &component.facts {
             Facts::Database(facts) if fresh => database(page, facts),
             Facts::Host(facts) if fresh => host(page, facts),
@@ -136,7 +136,7 @@ fn facts(page: &mut Page, snapshot: &Snapshot) {
 fn database(page: &mut Page, facts: &DatabaseFacts) {
     page.gauge("dr_agent_database_role", "1, with what SQL proves the database to be as a label.");
     page.sample(&[("role", facts.role().name())], 1);
-    if let Some(lag) = facts.replica.iter().flatten().filter_map(|channel| channel.lag_seconds).max() {
+    if let Some(lag) = facts.lag_seconds() {
         page.gauge(
             "dr_agent_database_replica_lag_seconds",
             "How far the slowest channel is behind, as the server says.",

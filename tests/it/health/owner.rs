@@ -70,6 +70,7 @@ pub fn config() -> Config {
         exec: BTreeMap::new(),
         policy: policy(),
         metrics_allow: vec![],
+        cloudwatch: None,
         regions: BTreeMap::new(),
     }
 }
