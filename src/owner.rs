@@ -175,6 +175,7 @@ impl Owner {
             region_closed: self.doors.region_closed(),
             gate_closed: self.gate_closed,
             group,
+            round: self.peers.round().cloned(),
             latches: self.latches.clone(),
             transitions: Arc::clone(&self.transitions),
             history: Arc::clone(&self.history),

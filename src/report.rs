@@ -19,11 +19,15 @@
 //! works       what this configuration makes work
 //! missing     what it lacks: what, costs, fix
 //! certificates  of the regions' names: region, host, expires, problem (why a client would refuse it)
+//! group       the other members, if there are any: name (of the Auto Scaling group), asked_age_ms, members [{instance,
+//!             in_my_zone, state (its own verdict), silence (why it has no word), votes {component: healthy, failing or
+//!             abstains}}]
 //! live        only in a check: the running agent's own report, if it answered
 //! held        only in a check that found no agent: what nginx answers meanwhile: instance, region, promoted (codes),
 //!             and the markers that stand
 //! ```
 
+pub mod members;
 mod prospects;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -65,6 +69,8 @@ pub struct Report {
     pub missing: Vec<Missing>,
     #[serde(default)]
     pub certificates: Vec<Certificate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<members::Group>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Box<Report>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +239,7 @@ impl Report {
         report.agent.generation = Some(snapshot.generation);
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
         report.certificates.clone_from(&snapshot.certificates);
+        report.group = members::group(snapshot, now);
         report
     }
 
@@ -264,6 +271,7 @@ impl Report {
             works: prospects::works(seen.config),
             missing: prospects::missing(seen.config),
             certificates: Vec::new(),
+            group: None,
             live: None,
             held: None,
         }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::certificates::Certificate;
 use crate::clock::BootTime;
 use crate::config::Config;
+use crate::group::view::Round;
 use crate::health::cause::Status;
 use crate::health::component::ComponentState;
 use crate::health::verdict::{Domain, Group, InstanceVerdict, RegionVerdict};
@@ -71,6 +72,8 @@ pub struct Snapshot {
     pub region_closed: bool,
     pub gate_closed: bool,
     pub group: Group,
+    /// What the other members said last; `None` where nobody knows of any.
+    pub round: Option<Arc<Round>>,
     pub latches: Latches,
     /// Transitions since the start of the process, by component and new status.
     pub transitions: Arc<BTreeMap<(String, Status), u64>>,

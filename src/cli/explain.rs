@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
+use crate::group::vote::Vote;
 use crate::health::cause::{OnInstance, OnRegion, Row, TABLE};
 use crate::report::{Component, Report};
 
@@ -45,11 +46,17 @@ fn instance(out: &mut String, report: &Report) -> std::fmt::Result {
             _ if closes => "closes the instance",
             None | Some(OnInstance::Keeps) => "keeps the instance open",
             Some(OnInstance::Closes) => "closes the instance once it is settled",
+            Some(OnInstance::ClosesIfPeerPasses) if passes_elsewhere(report, component) => {
+                "503 once it is settled: another member passes, as its vote says"
+            }
             Some(OnInstance::ClosesIfPeerPasses) => {
                 "503 only while another member passes: none is known to, and taking this one out would help nobody"
             }
         };
         line(out, component, effect)?;
+        if let Some(votes) = attribution(report, component) {
+            say(out, &votes, INDENT + 11)?;
+        }
     }
     for latch in &report.latches {
         say(out, &format!("{}: {} (by {}); `{}` ends it", latch.kind.name(), latch.reason, latch.by, latch.clear), 2)?;
@@ -108,6 +115,25 @@ fn line(out: &mut String, component: &Component, effect: &str) -> std::fmt::Resu
 
 fn say(out: &mut String, text: &str, indent: usize) -> std::fmt::Result {
     writeln!(out, "{:indent$}{}", "", wrap(text, indent))
+}
+
+/// Whether another member votes healthy.
+fn passes_elsewhere(report: &Report, component: &Component) -> bool {
+    let members = report.group.iter().flat_map(|group| &group.members);
+    members.into_iter().any(|member| member.votes.get(&component.name) == Some(&Vote::Healthy))
+}
+
+/// Whose fault it is and by which votes, where somebody was asked.
+fn attribution(report: &Report, component: &Component) -> Option<String> {
+    let domain = component.domain.as_deref()?;
+    let members = &report.group.as_ref().filter(|group| !group.members.is_empty())?.members;
+    let votes = |vote| members.iter().filter(|member| member.votes.get(&component.name) == Some(&vote)).count();
+    let (healthy, failing) = (votes(Vote::Healthy), votes(Vote::Failing));
+    let near =
+        members.iter().any(|member| member.in_my_zone && member.votes.get(&component.name) == Some(&Vote::Healthy));
+    let near = if near { ", one of them in my zone" } else { "" };
+    let asked = members.len();
+    Some(format!("domain {domain}: of {asked} asked {healthy} vote healthy{near}, {failing} failing"))
 }
 
 /// The row of the component's cause; none for a cause that only a newer agent knows.

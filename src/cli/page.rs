@@ -10,8 +10,10 @@ use jiff::tz::TimeZone;
 use super::render::{BOLD, DIM, HINT, status_style, status_word, wrap};
 use super::time::{between, show, show_span};
 use crate::certificates::Certificate;
+use crate::group::vote::Vote;
 use crate::health::cause::Status;
 use crate::health::verdict::InstanceState;
+use crate::report::members::Group;
 use crate::report::{Component, Gate, Held, Kind, Region, Report};
 
 /// Columns before what is said of a component.
@@ -45,6 +47,7 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
         write_component(page, component, report)?;
     }
     certificates(page, report, zone)?;
+    group(page, report.group.as_ref().or(report.live.as_ref().and_then(|live| live.group.as_ref())))?;
     verdicts(page, report)?;
     if report.kind == Kind::Check {
         prospects(page, report)?;
@@ -74,6 +77,40 @@ fn certificates(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
                 "users' browsers refuse it, now or soon, and Route 53 does not look: renew it, in ACM for a load balancer",
             )?;
         }
+    }
+    Ok(())
+}
+
+fn group(page: &mut String, group: Option<&Group>) -> std::fmt::Result {
+    let Some(Group { name, asked_age_ms, members }) = group else { return Ok(()) };
+    title(page, "Group")?;
+    let others = match members.len() {
+        0 => "this instance is the only member".to_owned(),
+        count => {
+            let age = Duration::from_millis(*asked_age_ms).as_secs_f64();
+            let heard = members.iter().filter(|member| member.silence.is_none()).count();
+            format!("{heard} of {count} others answered, {age:.1} s ago")
+        }
+    };
+    writeln!(page, "  {name}: {others}")?;
+    for member in members {
+        let zone = if member.in_my_zone { "my zone" } else { "other zone" };
+        let votes = |vote| member.votes.iter().filter(move |(_, of)| **of == vote).map(|(name, _)| name.as_str());
+        let listed = [Vote::Failing, Vote::Healthy].into_iter().filter_map(|vote| {
+            let names = votes(vote).collect::<Vec<_>>();
+            (!names.is_empty()).then(|| format!("{} {}", names.join(" "), vote.name()))
+        });
+        let said = match (&member.silence, &member.state) {
+            (Some(silence), _) => silence.clone(),
+            (None, state) => {
+                let state = state.as_deref().unwrap_or("unknown");
+                [state.to_owned()].into_iter().chain(listed).collect::<Vec<_>>().join("; ")
+            }
+        };
+        writeln!(page, "  {}  {zone:<10}  {}", member.instance, wrap(&said, 35))?;
+    }
+    if !members.is_empty() && members.iter().all(|member| member.silence.is_some()) {
+        hint(page, 2, "no member answered: allow TCP 8484 (`listen.peer`) from this security group to itself")?;
     }
     Ok(())
 }
@@ -139,9 +176,10 @@ pub(super) fn summary(report: &Report) -> String {
     if parts.is_empty() { "everything that is watched works".to_owned() } else { parts.join("; ") }
 }
 
-/// Whether a failure may be the consequence of another one.
+/// Whether a failure may be the consequence of another one. A dependency's fault is a consequence of nothing here: its
+/// domain is undetermined until the members' votes settle it.
 pub(super) fn is_explained(component: &Component) -> bool {
-    component.domain.as_deref() == Some("undetermined")
+    component.domain.as_deref() == Some("undetermined") && !matches!(component.name.as_str(), "efs" | "database")
 }
 
 fn problems(page: &mut String, report: &Report) -> std::fmt::Result {

@@ -1,6 +1,7 @@
 //! What this member knows of the others: the newest round, and the domains that several of them agreed on. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attribution::Attribution;
@@ -16,7 +17,7 @@ const STALE_AFTER: Duration = Duration::from_secs(15);
 /// The others, as they were heard last.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
-    round: Option<Round>,
+    round: Option<Arc<Round>>,
     attribution: Attribution,
 }
 
@@ -25,12 +26,12 @@ impl Peers {
     pub fn hear(&mut self, round: Round, components: &[ComponentState], deployment: &str, region: Option<&str>) {
         let me = Me { deployment, region, group: Some(&round.group) };
         self.attribution.round(&round.domains(components, &me), round.at);
-        self.round = Some(round);
+        self.round = Some(Arc::new(round));
     }
 
     /// The newest round.
     #[must_use]
-    pub const fn round(&self) -> Option<&Round> {
+    pub const fn round(&self) -> Option<&Arc<Round>> {
         self.round.as_ref()
     }
 

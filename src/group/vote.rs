@@ -3,19 +3,30 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::word::{ComponentWord, Word};
 use crate::clock::BootTime;
 use crate::health::cause::{OnInstance, OnRegion, Status, TABLE};
 
 /// One member's word on one component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Vote {
     Healthy,
     Failing,
     Abstains,
+}
+
+impl Vote {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Failing => "failing",
+            Self::Abstains => "abstains",
+        }
+    }
 }
 
 /// Who asks, and of what.
