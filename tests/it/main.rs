@@ -15,6 +15,8 @@ mod config;
 mod database;
 // The EFS mount that hangs, fails, goes away and comes back; and what is left of it in /proc.
 mod efs;
+// Groups of real agents.
+mod fleet;
 // A configuration with which the agent cannot start as it stands.
 mod fallback;
 // A state directory on a disk that is really full.

@@ -25,7 +25,11 @@ struct State {
 
 impl Imds {
     pub fn start(data: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"), data)
+    }
+
+    /// On a listener, which may be in another network.
+    pub fn on(listener: TcpListener, data: &[(&str, &str)]) -> Self {
         let port = listener.local_addr().expect("its address").port();
         let state = Arc::new(State::default());
         let imds = Self { port, state: Arc::clone(&state) };

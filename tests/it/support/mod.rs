@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod ask;
+pub mod fleet;
 pub mod hangfs;
 pub mod imds;
 pub mod machine;
