@@ -79,6 +79,7 @@ pub mod snapshot;
 
 // ACT
 pub mod outputs;
+pub mod replace;
 
 // What they stand on
 pub mod app;
