@@ -83,6 +83,7 @@ pub mod replace;
 
 // What they stand on
 pub mod app;
+pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod identity;

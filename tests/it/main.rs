@@ -5,6 +5,8 @@
 
 // The site through nginx, and what it may answer.
 mod app;
+// The calls to AWS, and the ways in which they fail.
+mod aws;
 // The certificates of the regions' names.
 mod certificates;
 // The command line's exit codes and words.

@@ -3,11 +3,14 @@
 
 pub mod agent;
 pub mod ask;
+
+pub mod aws_proxy;
 pub mod fleet;
 pub mod hangfs;
 pub mod imds;
 pub mod machine;
 pub mod mariadb;
+pub mod moto;
 pub mod nginx;
 pub mod served;
 pub mod site;
