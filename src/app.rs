@@ -15,10 +15,12 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::aws::Aws;
 use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, File};
-use crate::group;
+use crate::group::{self, guests::Knocks};
+use crate::identity;
 use crate::latches;
 use crate::outputs::http::{BindError, Control, Listeners, Unbound};
 use crate::outputs::{markers, persist};
@@ -99,6 +101,9 @@ impl Bound {
         let (publisher, snapshots) = watch::channel(first);
         let (http_turns, http_turned) = watch::channel(BootTime::now());
         let (standing, its_standing) = watch::channel(Arc::default());
+        let (identity, its_identity) = watch::channel(Arc::default());
+        let aws = Aws::default();
+        let knocks = Knocks::default();
         let dir = config.state_dir.clone();
 
         // PUBLISH
@@ -114,7 +119,7 @@ impl Bound {
         tasks.essential(
             "peer listener",
             cancelled.clone(),
-            peer.serve(snapshots.clone(), its_standing, cancelled.clone()),
+            peer.serve(snapshots.clone(), its_standing, knocks.clone(), cancelled.clone()),
         );
         let orders = Control { state_dir: dir.clone(), boot: about.boot.clone(), inputs: inputs.clone() };
         tasks.essential(
@@ -137,10 +142,31 @@ impl Bound {
             let (dir, boot, inputs, cancelled) = (dir.clone(), about.boot.clone(), inputs.clone(), cancelled.clone());
             move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
         });
+        tasks.restarted("identity", cancelled.clone(), {
+            let (aws, dir, seed, cancelled) = (aws.clone(), dir.clone(), about.boot.clone(), cancelled.clone());
+            move || identity::find::run(aws.clone(), dir.clone(), identity.clone(), seed.clone(), cancelled.clone())
+        });
+        tasks.restarted("lifecycle", cancelled.clone(), {
+            let (identity, snapshots, inputs, cancelled) =
+                (its_identity.clone(), snapshots.clone(), inputs.clone(), cancelled.clone());
+            move || identity::watch::run(identity.clone(), snapshots.clone(), inputs.clone(), cancelled.clone())
+        });
         tasks.restarted("group", cancelled.clone(), {
-            let (dir, snapshots, inputs, cancelled) =
-                (dir.clone(), snapshots.clone(), inputs.clone(), cancelled.clone());
-            move || group::run::run(dir.clone(), snapshots.clone(), standing.clone(), inputs.clone(), cancelled.clone())
+            let (dir, snapshots, identity, inputs, cancelled) =
+                (dir.clone(), snapshots.clone(), its_identity.clone(), inputs.clone(), cancelled.clone());
+            move || {
+                let (dir, snapshots, identity) = (dir.clone(), snapshots.clone(), identity.clone());
+                let (knocks, standing) = (knocks.clone(), standing.clone());
+                group::run::run(dir, snapshots, identity, knocks, standing, inputs.clone(), cancelled.clone())
+            }
+        });
+        tasks.restarted("members", cancelled.clone(), {
+            let (dir, snapshots, identity, cancelled) =
+                (dir.clone(), snapshots.clone(), its_identity.clone(), cancelled.clone());
+            move || {
+                let (aws, dir, snapshots) = (aws.clone(), dir.clone(), snapshots.clone());
+                group::refresh::run(aws, dir, snapshots, identity.clone(), cancelled.clone())
+            }
         });
         tasks.restarted("certificates", cancelled.clone(), {
             let (snapshots, inputs, cancelled) = (snapshots.clone(), inputs.clone(), cancelled.clone());
@@ -159,7 +185,7 @@ impl Bound {
             http_turned,
             probes: BTreeMap::new(),
             watchdog: CancellationToken::new(),
-            asks_imds: false,
+            identities: its_identity,
             config: Arc::clone(&config),
         };
         running.apply(config);

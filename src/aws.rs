@@ -4,6 +4,7 @@
 mod failure;
 mod group;
 mod members;
+pub mod pace;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -5,9 +5,11 @@
 
 pub mod ask;
 pub mod attribution;
+pub mod guests;
 pub mod keys;
 pub mod membership;
 pub mod peers;
+pub mod refresh;
 pub mod run;
 pub mod view;
 pub mod vote;

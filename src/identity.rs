@@ -1,17 +1,45 @@
-//! Who this instance is: its id and its region. Never on the path of a verdict: until it is known, what needs it is
-//! unknown.
+//! Who this instance is: its id, region, zone and group; and where its group is taking it. Never on the path of a
+//! verdict: until it is known, what needs it is unknown.
+
+pub mod find;
+mod imds;
+pub mod lifecycle;
+pub mod watch;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
-use aws_config::imds;
+use imds::{Answer, Imds};
 
 /// An administrator's word on the region, written by the bootstrap.
 const REGION_FILE: &str = "/etc/dr-agent/region";
 
-/// One IMDS call, connecting included. IMDS answers in milliseconds on an instance; elsewhere nobody answers.
-const IMDS_LIMIT: Duration = Duration::from_secs(1);
+/// What is known of this instance; `None` for what is not, or not yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub instance: Option<String>,
+    /// As the metadata service has it. Only on an EC2 instance.
+    pub region: Option<String>,
+    /// The availability zone.
+    pub zone: Option<String>,
+    /// Name of the Auto Scaling group. `None` also when it is in none.
+    pub group: Option<String>,
+}
+
+impl Identity {
+    /// What the metadata service says, within 4 s at most; where nobody answers, within 1 s. Text that cannot be what was
+    /// asked for is no answer.
+    pub async fn from_imds() -> Self {
+        let mut imds = Imds::new();
+        let Some(region) = imds.get("placement/region").await.known(is_region) else { return Self::default() };
+        Self {
+            instance: imds.get("instance-id").await.known(is_instance_id),
+            zone: imds.get("placement/availability-zone").await.known(|zone| zone.starts_with(&region)),
+            group: imds.get("tags/instance/aws:autoscaling:groupName").await.known(is_group),
+            region: Some(region),
+        }
+    }
+}
 
 /// The instance id from the firmware's asset tag, where Nitro instances carry it. Reads a file of the kernel: no
 /// network, no waiting.
@@ -48,21 +76,28 @@ fn read_region(path: &Path) -> Option<String> {
     (!region.is_empty()).then(|| region.to_owned())
 }
 
-/// Instance id and region from the instance metadata service, version 2, within [`IMDS_LIMIT`] each; `None` for what it
-/// does not say. The client and its connector are dropped on return.
-pub async fn from_imds() -> (Option<String>, Option<String>) {
-    let client = imds::Client::builder().connect_timeout(IMDS_LIMIT).read_timeout(IMDS_LIMIT).max_attempts(1).build();
-    let ask = async |path: &str| {
-        let answer = tokio::time::timeout(IMDS_LIMIT, client.get(path)).await.ok()?;
-        answer.ok().map(|value| value.as_ref().trim().to_owned()).filter(|value| !value.is_empty())
-    };
-    let Some(region) = ask("/latest/meta-data/placement/region").await else { return (None, None) };
-    let instance = ask("/latest/meta-data/instance-id").await.filter(|id| is_instance_id(id));
-    (instance, Some(region))
+impl Answer {
+    /// What it says, if that can be it.
+    fn known(self, is: impl Fn(&str) -> bool) -> Option<String> {
+        match self {
+            Self::Is(text) if is(&text) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 fn is_instance_id(text: &str) -> bool {
     text.strip_prefix("i-").is_some_and(|hex| hex.len() >= 8 && hex.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
+fn is_region(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.len() <= 32 && text.contains('-') && text.chars().all(is_part) && text.ends_with(|c: char| c.is_ascii_digit())
+}
+
+/// As Auto Scaling has it: no colon, no space.
+fn is_group(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() && c != ':')
 }
 
 #[cfg(test)]
@@ -74,6 +109,14 @@ mod tests {
         assert!(is_instance_id("i-0123456789abcdef0"));
         assert!(!is_instance_id("Not Specified"));
         assert!(!is_instance_id("i-"));
+    }
+
+    #[test]
+    fn what_another_schema_says_is_no_region_and_no_group() {
+        assert!(is_region("ap-south-1") && is_region("us-gov-west-1"));
+        assert!(!is_region("<html>") && !is_region("{\"region\":\"us-east-1\"}") && !is_region("") && !is_region("1"));
+        assert!(is_group("shop-web_2") && is_group("eksctl/x.y"));
+        assert!(!is_group("<html> x") && !is_group("") && !is_group("a:b") && !is_group(&"x".repeat(256)));
     }
 
     #[test]

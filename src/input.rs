@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use crate::certificates::Certificate;
 use crate::config::Config;
 use crate::group::view::Round;
+use crate::identity::lifecycle::Lifecycle;
 use crate::latches::Latches;
 use crate::observation::Observation;
 use crate::snapshot::About;
@@ -18,6 +19,8 @@ pub enum Input {
     Observed(Observation, oneshot::Sender<Pace>),
     /// The latch files, read anew.
     Latches(Latches),
+    /// Where Auto Scaling and EC2 take this instance.
+    Lifecycle(Lifecycle),
     /// What the regions' names show.
     Certificates(Vec<Certificate>),
     /// What the other members of the group said.

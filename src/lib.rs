@@ -26,6 +26,10 @@
 //! | task | takes | gives | if it ends |
 //! |---|---|---|---|
 //! | probe NAME | its configuration, the clock | [`input::Input::Observed`], a turn for the watchdog | run again |
+//! | identity | the firmware, the metadata service, AWS for the group | the [`identity::Identity`] | run again |
+//! | lifecycle | the metadata service, every 5 s on EC2 | [`input::Input::Lifecycle`] | run again |
+//! | group | the other members' words, every 5 s, 2 s in trouble | [`input::Input::Round`] | run again |
+//! | members | EC2's word on the group, every 10 minutes and once an incident | `members.json` | run again |
 //! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
 //! | certificates | the TLS certificates of the regions' names, every hour | [`input::Input::Certificates`] | run again |
 //! | owner | all [`input::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |
@@ -45,8 +49,9 @@
 //!    ([`health::cause::Status`]).
 //! 3. **Only a local fault that a replacement would cure may end an instance.** The cause table says which causes
 //!    qualify at all ([`health::cause`]).
-//! 4. **Static stability.** No AWS API is on the path of a verdict. The one call there is, to IMDS for a region that
-//!    no administrator names, may hang for ever without changing an answer ([`identity`]).
+//! 4. **Static stability.** No AWS API is on the path of a verdict. What the metadata service and AWS say of this
+//!    instance and its group may come late, never, or wrong without changing one ([`identity`], [`group::refresh`]);
+//!    only a lifecycle that takes the instance out of service does ([`identity::lifecycle`]).
 //! 5. **What is closed stays closed** until its own opening rule opens it, through restarts, upgrades and crashes
 //!    ([`health::verdict::Doors`], [`outputs::markers`]).
 //! 6. **The sidecar must not take the site down.** While the agent is absent nginx answers its last word from marker

@@ -17,6 +17,7 @@ use crate::group::peers::Peers;
 use crate::health::cause::Status;
 use crate::health::component::{ComponentState, Transition};
 use crate::health::verdict::{self, Doors, Inputs, InstanceVerdict, RegionVerdict};
+use crate::identity::lifecycle::Lifecycle;
 use crate::input::{Input, Pace};
 use crate::latches::{Kind, Latches};
 use crate::probes::Spec;
@@ -46,6 +47,7 @@ pub struct Owner {
     doors: Doors,
     peers: Peers,
     latches: Latches,
+    lifecycle: Lifecycle,
     gate_closed: bool,
     generation: u64,
     transitions: Arc<BTreeMap<(String, Status), u64>>,
@@ -69,6 +71,7 @@ impl Owner {
         history: Vec<HistoryEntry>,
         now: BootTime,
     ) -> Self {
+        let same_boot = state.boot == about.boot;
         let mut owner = Self {
             about: Arc::new(about),
             config: Arc::clone(&config),
@@ -76,6 +79,7 @@ impl Owner {
             doors: Doors::new(memory, now),
             peers: Peers::default(),
             latches,
+            lifecycle: if same_boot { state.lifecycle.clone() } else { Lifecycle::default() },
             gate_closed,
             generation: 0,
             transitions: Arc::default(),
@@ -120,6 +124,10 @@ impl Owner {
                 event::latches_changed(&self.latches, &latches);
                 self.latches = latches;
             }
+            Input::Lifecycle(lifecycle) => {
+                event::lifecycle_changed(&lifecycle);
+                self.lifecycle = lifecycle;
+            }
             Input::Round(round) => {
                 let owner = &self.about.owner;
                 self.peers.hear(round, &self.components, &self.config.deployment, owner.region.as_deref());
@@ -154,7 +162,7 @@ impl Owner {
             components: &self.components,
             group: &group,
             policy: &self.config.policy,
-            draining: self.latches.get(Kind::Drain).is_some(),
+            draining: self.latches.get(Kind::Drain).is_some() || self.lifecycle.drain().is_some(),
             gate_closed: self.gate_closed,
             now,
         };
@@ -177,6 +185,7 @@ impl Owner {
             group,
             round: self.peers.round().cloned(),
             latches: self.latches.clone(),
+            lifecycle: self.lifecycle.clone(),
             transitions: Arc::clone(&self.transitions),
             history: Arc::clone(&self.history),
             state: Arc::clone(&self.state),
@@ -275,6 +284,7 @@ impl Owner {
             ever_healthy: healthy,
             region_closed: self.doors.region_closed(),
             holds: self.doors.holds().clone(),
+            lifecycle: self.lifecycle.clone(),
         };
         if state != *self.state {
             self.state = Arc::new(state);

@@ -14,6 +14,8 @@
 //!             region {code, state, since, holds [{on, since_seconds, due_in_seconds}], reopens_in_seconds}
 //!             promoted {code, state}
 //! latches     kind, reason, by, at, until, clear (the command), file (removing it clears it too)
+//! lifecycle   where Auto Scaling and EC2 take the instance: target, spot {action, time}, rebalance; absent while
+//!             nothing is known
 //! gate        "open", or "closed" while users get the fence page
 //! acts        who acts on each verdict as it is, in one sentence: instance, region, promoted, replacement
 //! works       what this configuration makes work
@@ -45,6 +47,7 @@ use crate::config::Config;
 use crate::health::cause::{Cause, Status};
 use crate::health::component::ComponentState;
 use crate::health::verdict::{Domain, InstanceState, InstanceVerdict, RegionState, RegionVerdict};
+use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{self, Latches};
 use crate::observation::Facts;
 use crate::outputs::markers::Markers;
@@ -63,6 +66,8 @@ pub struct Report {
     pub components: Vec<Component>,
     pub verdicts: Verdicts,
     pub latches: Vec<Latch>,
+    #[serde(default, skip_serializing_if = "is_nowhere")]
+    pub lifecycle: Lifecycle,
     pub gate: Gate,
     pub acts: Acts,
     pub works: Vec<String>,
@@ -219,6 +224,7 @@ pub struct Seen<'a> {
     pub instance: &'a InstanceVerdict,
     pub region: &'a RegionVerdict,
     pub latches: &'a Latches,
+    pub lifecycle: &'a Lifecycle,
     pub gate_closed: bool,
 }
 
@@ -233,6 +239,7 @@ impl Report {
             instance: &snapshot.instance,
             region: &snapshot.region,
             latches: &snapshot.latches,
+            lifecycle: &snapshot.lifecycle,
             gate_closed: snapshot.gate_closed,
         };
         let mut report = Self::of(Kind::Live, &seen, now, clock::wall());
@@ -266,6 +273,7 @@ impl Report {
             components: seen.components.iter().map(|(state, domain)| component(state, *domain, wall)).collect(),
             verdicts: verdicts(seen, wall),
             latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
+            lifecycle: seen.lifecycle.clone(),
             gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
             acts: acts(seen),
             works: prospects::works(seen.config),
@@ -294,6 +302,7 @@ impl Report {
             Status::Unknown
         } else if any(Status::Degraded)
             || !self.latches.is_empty()
+            || self.lifecycle.drain().is_some()
             || !self.agent.config_problems.is_empty()
             || self.certificates.iter().any(|certificate| certificate.is_finding(self.at))
         {
@@ -323,6 +332,10 @@ impl Wall {
         let at = self.at - self.now.since(time);
         Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
     }
+}
+
+fn is_nowhere(lifecycle: &Lifecycle) -> bool {
+    *lifecycle == Lifecycle::default()
 }
 
 fn milliseconds(span: Duration) -> u64 {

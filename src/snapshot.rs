@@ -15,7 +15,8 @@ use crate::group::view::Round;
 use crate::health::cause::Status;
 use crate::health::component::ComponentState;
 use crate::health::verdict::{Domain, Group, InstanceVerdict, RegionVerdict};
-use crate::latches::Latches;
+use crate::identity::lifecycle::Lifecycle;
+use crate::latches::{Kind, Latches};
 use crate::state::{self, State};
 
 /// A snapshot older than this answers its last word as `stale`.
@@ -75,6 +76,7 @@ pub struct Snapshot {
     /// What the other members said last; `None` where nobody knows of any.
     pub round: Option<Arc<Round>>,
     pub latches: Latches,
+    pub lifecycle: Lifecycle,
     /// Transitions since the start of the process, by component and new status.
     pub transitions: Arc<BTreeMap<(String, Status), u64>>,
     /// Oldest first.
@@ -88,6 +90,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// An operator or the platform asked for it.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.latches.get(Kind::Drain).is_some() || self.lifecycle.drain().is_some()
+    }
+
     /// Time alone changes nothing here, but that an observation which does not come makes a component stale.
     pub(crate) fn is_calm(&self) -> bool {
         self.components.iter().all(|(component, _)| component.status == Status::Healthy)

@@ -27,6 +27,7 @@ use thiserror::Error;
 
 use crate::clock::BootTime;
 use crate::health::verdict::HoldOn;
+use crate::identity::lifecycle::Lifecycle;
 
 /// The version this release writes.
 const WRITES: u32 = 1;
@@ -73,6 +74,9 @@ pub struct State {
     /// When the running holds began; meaningful in the same boot only.
     #[serde(default, deserialize_with = "known_holds")]
     pub holds: BTreeMap<HoldOn, BootTime>,
+    /// Where Auto Scaling and EC2 take the instance; meaningful in the same boot only.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
 }
 
 fn known_holds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<HoldOn, BootTime>, D::Error> {
@@ -208,6 +212,7 @@ mod tests {
             ever_healthy: [("database".to_owned(), "db:3306".to_owned())].into(),
             region_closed: true,
             holds: [(HoldOn::Database, BootTime::from_boot(Duration::from_millis(1_234_567)))].into(),
+            lifecycle: Lifecycle { rebalance: true, ..Lifecycle::default() },
         }
     }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Options, remember_good, with_unbound};
 use crate::clock::BootTime;
 use crate::config::Config;
 use crate::config::load::{self, File};
-use crate::identity;
+use crate::identity::{self, Identity};
 use crate::input::Input;
 use crate::observation::Component;
 use crate::outputs::http::Unbound;
@@ -30,9 +30,6 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// What stopping may take: under the unit's `TimeoutStopSec=5`.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
-
-/// Time between attempts to learn the region from IMDS, while a configuration needs it and nobody has named it.
-const IMDS_RETRY: Duration = Duration::from_secs(60);
 
 /// Reads the file off the runtime: a frozen disk costs one thread, however often a reload is asked for.
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
@@ -64,7 +61,7 @@ pub(super) struct Running {
     pub(super) http_turned: watch::Receiver<BootTime>,
     pub(super) probes: BTreeMap<Component, RunningProbe>,
     pub(super) watchdog: CancellationToken,
-    pub(super) asks_imds: bool,
+    pub(super) identities: watch::Receiver<Arc<Identity>>,
 }
 
 impl Running {
@@ -73,8 +70,6 @@ impl Running {
         let mut terminate = signals(SignalKind::terminate())?;
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut hang_up = signals(SignalKind::hangup())?;
-        let (found, mut regions) = mpsc::channel(1);
-        self.find_region(&found);
         // In a task, so that neither a disk that hangs nor a panic reaches this loop.
         let mut readings = JoinSet::new();
         systemd::ready().await;
@@ -92,11 +87,11 @@ impl Running {
                 Some(read) = readings.join_next() => {
                     // It may have panicked, as when no thread could be started.
                     self.reload(read.unwrap_or_else(|error| Err(vec![error.to_string()]))).await;
-                    self.find_region(&found);
                 }
                 // What is being read is read for the region that was known when it began.
-                Some((instance, region)) = regions.recv(), if readings.is_empty() => {
-                    self.identify(instance, region).await;
+                Ok(()) = self.identities.changed(), if readings.is_empty() => {
+                    let identity = Arc::clone(&self.identities.borrow_and_update());
+                    self.identify(&identity).await;
                 }
                 // Cancel-safe: a change that was not seen here is seen by the next call.
                 Ok(()) = self.unbound.changed() => self.tell_owner().await,
@@ -115,35 +110,32 @@ impl Running {
         result
     }
 
-    /// Asks the metadata service, once, when a region is needed that nobody has named but perhaps the state.
-    fn find_region(&mut self, found: &mpsc::Sender<(Option<String>, String)>) {
-        let is_known = self.about.owner.region.is_some() && !self.region_is_remembered;
-        if is_known || self.config.regions.is_empty() || self.asks_imds {
-            return;
-        }
-        self.asks_imds = true;
-        let (found, cancelled) = (found.clone(), self.cancelled.clone());
-        self.tasks.restarted("identity", cancelled.clone(), move || ask_imds(found.clone(), cancelled.clone()));
-    }
-
-    /// The metadata service says who this is. The file in force, which is not read again, has the values of all regions.
-    async fn identify(&mut self, instance: Option<String>, region: String) {
+    /// It is known better who this is. An administrator's word on the region stands. The file in force, which is not read
+    /// again, has the values of all regions.
+    async fn identify(&mut self, identity: &Identity) {
         let owner = &mut self.about.owner;
-        owner.instance = owner.instance.take().or(instance);
-        self.region_is_remembered = false;
-        if owner.region.replace(region.clone()).as_ref() != Some(&region) {
-            let (config, problems) = self.file.as_ref().map(|file| file.config_or_common(&region)).unwrap_or_default();
-            for problem in &problems {
-                event::config_rejected(problem);
-            }
-            self.about.config_problems.extend(problems);
-            if let Some(mut config) = config {
-                // Whatever is told of it was told before.
-                self.keep_fixed(&mut config, &mut Vec::new());
-                self.apply(Arc::new(config));
+        owner.instance = owner.instance.take().or_else(|| identity.instance.clone());
+        let is_open = owner.region.is_none() || self.region_is_remembered;
+        if let Some(region) = identity.region.as_ref().filter(|_| is_open) {
+            self.region_is_remembered = false;
+            if owner.region.replace(region.clone()).as_ref() != Some(region) {
+                self.move_to(region);
             }
         }
         self.tell_owner().await;
+    }
+
+    fn move_to(&mut self, region: &str) {
+        let (config, problems) = self.file.as_ref().map(|file| file.config_or_common(region)).unwrap_or_default();
+        for problem in &problems {
+            event::config_rejected(problem);
+        }
+        self.about.config_problems.extend(problems);
+        if let Some(mut config) = config {
+            // Whatever is told of it was told before.
+            self.keep_fixed(&mut config, &mut Vec::new());
+            self.apply(Arc::new(config));
+        }
     }
 
     async fn tell_owner(&mut self) {
@@ -266,21 +258,5 @@ impl Running {
         self.tasks.restarted("systemd", self.watchdog.clone(), move || {
             systemd::run(turns.clone(), snapshots.clone(), cancelled.clone())
         });
-    }
-}
-
-/// Asks IMDS for instance and region until it says a region.
-async fn ask_imds(found: mpsc::Sender<(Option<String>, String)>, cancelled: CancellationToken) {
-    loop {
-        if let (instance, Some(region)) = identity::from_imds().await {
-            // Nobody listens any more: the agent is ending.
-            let _ = found.send((instance, region)).await;
-            cancelled.cancelled().await;
-            return;
-        }
-        tokio::select! {
-            () = cancelled.cancelled() => return,
-            () = sleep(IMDS_RETRY) => {}
-        }
     }
 }

@@ -23,7 +23,8 @@ use crate::config::load::{self, Loaded};
 use crate::health::cause::{Cause, Status, TABLE};
 use crate::health::component::ComponentState;
 use crate::health::verdict::{self, Doors, Group, Inputs};
-use crate::identity;
+use crate::identity::lifecycle::Lifecycle;
+use crate::identity::{self, Identity};
 use crate::latches::{self, Kind, Latches};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::outputs::markers::{self, Markers};
@@ -144,10 +145,10 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     if region.is_none() && loaded.config.region.is_none() && !loaded.config.regions.is_empty() {
         region = live.and_then(|live| live.agent.region.clone());
         if region.is_none() {
-            let (its_instance, its_region) =
-                runtime.block_on(async { timeout(IMDS_LIMIT, identity::from_imds()).await }).unwrap_or_default();
-            instance = instance.or(its_instance);
-            region = its_region.or_else(|| remembered_region(&loaded, instance.clone()));
+            let found =
+                runtime.block_on(async { timeout(IMDS_LIMIT, Identity::from_imds()).await }).unwrap_or_default();
+            instance = instance.or(found.instance);
+            region = found.region.or_else(|| remembered_region(&loaded, instance.clone()));
         }
         loaded = load::at_start(path, region.as_deref());
     }
@@ -300,6 +301,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
     let (now, at) = (BootTime::now(), clock::wall());
     let (latches, unusable) = latches::read(&config.state_dir, &about.boot, now, at, &Latches::default());
     let gate_closed = markers.fenced;
+    let lifecycle = if saved.boot == about.boot { saved.lifecycle.clone() } else { Lifecycle::default() };
     let saved_in = state::boot_of_file(&config.state_dir);
     let memory = resume::memory(saved, saved_in.as_deref(), markers, &about.boot);
     let mut observations: Vec<Option<Observation>> = observations.into_iter().map(Some).collect();
@@ -327,7 +329,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
         components: &states,
         group: &group,
         policy: &config.policy,
-        draining: latches.get(Kind::Drain).is_some(),
+        draining: latches.get(Kind::Drain).is_some() || lifecycle.drain().is_some(),
         gate_closed,
         now,
     };
@@ -341,6 +343,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
         instance: &instance,
         region: &region,
         latches: &latches,
+        lifecycle: &lifecycle,
         gate_closed,
     };
     let mut report = Report::of(report::Kind::Check, &seen, now, at);

@@ -61,6 +61,9 @@ fn instance(out: &mut String, report: &Report) -> std::fmt::Result {
     for latch in &report.latches {
         say(out, &format!("{}: {} (by {}); `{}` ends it", latch.kind.name(), latch.reason, latch.by, latch.clear), 2)?;
     }
+    if let Some(why) = report.lifecycle.drain() {
+        say(out, &format!("drain: {why}; it ends when Auto Scaling has this instance in service"), 2)?;
+    }
     let serve = if verdict.can_serve { "counts" } else { "does not count" };
     writeln!(out)?;
     say(out, &format!("It {serve} as one that can serve when the region is judged."), 2)?;

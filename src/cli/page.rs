@@ -42,6 +42,7 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
     headline(page, report, zone)?;
     problems(page, report)?;
     latches(page, report, zone)?;
+    lifecycle(page, report)?;
     title(page, "Components")?;
     for component in &report.components {
         write_component(page, component, report)?;
@@ -203,6 +204,23 @@ fn latches(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt::Res
         let what = format!("by {} at {} until {until}: {}", latch.by, show(latch.at, zone), latch.reason);
         writeln!(page, "  {:<8}  {}", latch.kind.name(), wrap(&what, INDENT))?;
         hint(page, INDENT, &format!("`{}` ends it; so does removing {}", latch.clear, latch.file))?;
+    }
+    Ok(())
+}
+
+fn lifecycle(page: &mut String, report: &Report) -> std::fmt::Result {
+    let drain = report.lifecycle.drain();
+    if drain.is_none() && !report.lifecycle.rebalance {
+        return Ok(());
+    }
+    title(page, "Lifecycle")?;
+    if let Some(why) = drain {
+        writeln!(page, "  {:<8}  {}", "drain", wrap(&why, INDENT))?;
+        hint(page, INDENT, "it ends when Auto Scaling has this instance in service")?;
+    }
+    if report.lifecycle.rebalance {
+        let what = "EC2 recommends to replace this spot instance; no verdict changes for it";
+        writeln!(page, "  {:<8}  {}", "notice", wrap(what, INDENT))?;
     }
     Ok(())
 }

@@ -82,6 +82,11 @@ pub async fn round(
     .await
 }
 
+/// The word of whoever answers at `address`, within [`LIMIT`].
+pub async fn at(address: SocketAddr, deployment: &str, keys: &Keys) -> Option<Word> {
+    timeout(LIMIT, ask(address, deployment, Some(keys))).await.ok()?.ok()
+}
+
 async fn ask(address: SocketAddr, deployment: &str, keys: Option<&Keys>) -> Result<Word, Silence> {
     let host = address.to_string();
     let mut request = Request { keep: word::LIMIT + 1, ..Request::get(&host, PATH) };

@@ -42,6 +42,29 @@ impl Membership {
         self.members.iter().find(|member| member.instance == instance)
     }
 
+    /// What to believe when AWS has `described` the group of `instance` at `at`. An answer that lacks this very instance,
+    /// which runs, may lack others that do: it adds, takes nobody away, and does not count as a new description.
+    #[must_use]
+    pub fn described(
+        before: Option<&Self>,
+        group: &str,
+        instance: &str,
+        mut described: Vec<Member>,
+        at: Timestamp,
+    ) -> Self {
+        if described.iter().all(|member| member.instance != instance) {
+            let before = before.filter(|before| before.group == group);
+            let known = before.into_iter().flat_map(|before| &before.members);
+            let missing = known.filter(|old| described.iter().all(|new| new.instance != old.instance));
+            let missing: Vec<_> = missing.cloned().collect();
+            described.extend(missing);
+            described.sort_by(|a, b| a.instance.cmp(&b.instance));
+            let at = before.map_or(at, |before| before.at);
+            return Self { group: group.to_owned(), at, members: described };
+        }
+        Self { group: group.to_owned(), at, members: described }
+    }
+
     /// Everybody else.
     pub fn others<'a>(&'a self, instance: &'a str) -> impl Iterator<Item = &'a Member> {
         self.members.iter().filter(move |member| member.instance != instance)
@@ -77,6 +100,36 @@ pub fn save(state_dir: &Path, membership: &Membership) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_without_this_instance_takes_nobody_away() {
+        let member = |instance: &str| Member {
+            instance: instance.to_owned(),
+            zone: "a".to_owned(),
+            address: "10.0.0.1".parse().unwrap(),
+            port: None,
+        };
+        let before = Membership {
+            group: "web".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            members: vec![member("i-0a"), member("i-0b")],
+        };
+        let after = |described: &[&str], group: &str| {
+            let described_itself = described.contains(&"i-0a");
+            let described = described.iter().map(|instance| member(instance)).collect();
+            let now = Membership::described(Some(&before), group, "i-0a", described, Timestamp::MAX);
+            assert_eq!(now.group, group);
+            let is_new = group == "other" || described_itself;
+            assert_eq!(now.at, if is_new { Timestamp::MAX } else { Timestamp::UNIX_EPOCH });
+            now.members.into_iter().map(|member| member.instance).collect::<Vec<_>>()
+        };
+        assert_eq!(after(&["i-0a", "i-0c"], "web"), ["i-0a", "i-0c"]);
+        assert_eq!(after(&["i-0c"], "web"), ["i-0a", "i-0b", "i-0c"]);
+        assert_eq!(after(&[], "web"), ["i-0a", "i-0b"]);
+        // What was known of another group is of no use.
+        assert_eq!(after(&["i-0c"], "other"), ["i-0c"]);
+        assert!(after(&[], "other").is_empty());
+    }
 
     #[test]
     fn what_is_kept_comes_back_and_damage_is_told() {

@@ -1,19 +1,25 @@
-//! The task that asks the group, round after round, and knows the keys and the place of this instance in it.
+//! The task that asks the group, round after round, and knows the keys and the place of this instance in it. Members
+//! that AWS has not named yet introduce themselves ([`super::guests`]).
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ask;
+use super::guests::{Guests, Knocks};
 use super::keys::Keys;
 use super::membership::{self, Membership};
-use super::view::Round;
+use super::view::{Me, Round};
 use super::word::Place;
 use crate::clock::BootTime;
+use crate::identity::Identity;
 use crate::input::Input;
 use crate::probes::blocking::Lane;
 use crate::snapshot::Snapshot;
@@ -38,17 +44,22 @@ pub struct Standing {
     /// Why a key file that is configured is not used.
     pub problem: Option<String>,
     pub place: Place,
+    /// Where the members are that AWS has named.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Asks until cancelled. What cannot be read from the disk is tried again with the next round.
 pub async fn run(
     state_dir: PathBuf,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    identities: watch::Receiver<Arc<Identity>>,
+    knocks: Knocks,
     standing: watch::Sender<Arc<Standing>>,
     inputs: mpsc::Sender<Input>,
     cancelled: CancellationToken,
 ) {
     let mut next = Instant::now();
+    let mut guests = Guests::default();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
@@ -75,32 +86,55 @@ pub async fn run(
             None
         });
         let instance = snapshot.about.owner.instance.as_deref();
-        let place = membership.as_ref().map(|membership| place(membership, instance)).unwrap_or_default();
-        let now = Arc::new(Standing { keys, problem, place });
+        let place = place(&identities.borrow(), membership.as_ref(), instance);
+        // What is known of another group is of no use.
+        let membership = membership.filter(|membership| place.group.as_ref() == Some(&membership.group));
+        let addresses = membership.iter().flat_map(|known| &known.members).map(|member| member.address).collect();
+        let now = Arc::new(Standing { keys, problem, place, addresses });
         if let Some(problem) = now.problem.as_deref().filter(|_| standing.borrow().problem != now.problem) {
             event::keys_unusable(problem);
         }
         standing.send_replace(Arc::clone(&now));
 
-        let (Some(membership), Some(instance)) = (membership, instance) else {
+        let (Some(group), Some(instance)) = (now.place.group.as_deref(), instance) else {
             next = started + CALM;
             continue;
         };
-        let others: Vec<_> = membership.others(instance).cloned().collect();
+        if let Some(membership) = &membership {
+            guests.described(membership);
+        }
+        guests.knocked(knocks.take(), &now.addresses);
+        let known = membership.iter().flat_map(|membership| membership.others(instance));
+        let others: Vec<_> = known.chain(guests.members()).cloned().collect();
         let port = snapshot.config.listen.peer.port();
         let deployment = &snapshot.config.deployment;
-        let heard = ask::round(&others, now.place.zone.as_deref(), port, deployment, now.keys.as_ref()).await;
+        let (strangers, keys) = (guests.strangers(), now.keys.as_ref());
+        let introductions = join_all(
+            strangers
+                .iter()
+                .map(|&address| async move { ask::at(SocketAddr::new(address, port), deployment, keys?).await }),
+        );
+        let (heard, introduced) =
+            tokio::join!(ask::round(&others, now.place.zone.as_deref(), port, deployment, keys), introductions);
+        let me = Me { deployment, region: snapshot.about.owner.region.as_deref(), group: Some(group) };
+        for (address, word) in strangers.into_iter().zip(introduced) {
+            guests.introduced(address, word.as_ref(), &me, instance, membership.as_ref());
+        }
         let in_trouble = snapshot.components.iter().any(|(component, _)| component.is_failing_now());
         let least = Duration::from_secs_f64(f64::from(u32::try_from(others.len()).unwrap_or(u32::MAX)) / QUESTIONS);
         next = started + least.max(if in_trouble { TROUBLE } else { CALM });
-        let round = Round { group: membership.group, at: BootTime::now(), heard };
+        let round = Round { group: group.to_owned(), at: BootTime::now(), heard };
         if inputs.send(Input::Round(round)).await.is_err() {
             return;
         }
     }
 }
 
-fn place(membership: &Membership, instance: Option<&str>) -> Place {
-    let own = instance.and_then(|instance| membership.member(instance));
-    Place { group: own.map(|_| membership.group.clone()), zone: own.map(|own| own.zone.clone()) }
+/// By who this instance is, else by what was known before the agent started.
+fn place(identity: &Identity, membership: Option<&Membership>, instance: Option<&str>) -> Place {
+    let own = membership.and_then(|membership| Some((membership, membership.member(instance?)?)));
+    Place {
+        group: identity.group.clone().or_else(|| own.map(|(membership, _)| membership.group.clone())),
+        zone: identity.zone.clone().or_else(|| own.map(|(_, own)| own.zone.clone())),
+    }
 }

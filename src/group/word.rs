@@ -88,7 +88,7 @@ impl Word {
             state: snapshot.instance.state.name().to_owned(),
             serving: snapshot.instance.can_serve,
             region_closed: snapshot.region_closed,
-            draining: snapshot.latches.get(crate::latches::Kind::Drain).is_some(),
+            draining: snapshot.is_draining(),
             components: snapshot
                 .components
                 .iter()

@@ -20,7 +20,6 @@ use crate::clock::BootTime;
 use crate::health::cause::Cause;
 use crate::health::verdict::InstanceState;
 use crate::input::Input;
-use crate::latches::Kind;
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::snapshot::Snapshot;
 use crate::telemetry::event;
@@ -70,7 +69,7 @@ pub fn wanted(snapshot: &Snapshot) -> Markers {
         instance_closed: closed && (snapshot.group.can_serve || snapshot.instance_resumed),
         // Only the authority over the database makes a region the promoted one, and there is none yet.
         promoted: false,
-        draining: snapshot.latches.get(Kind::Drain).is_some(),
+        draining: snapshot.is_draining(),
     }
 }
 

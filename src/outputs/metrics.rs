@@ -5,6 +5,7 @@
 
 use std::fmt::{Display, Write};
 
+use crate::aws;
 use crate::clock::{self, BootTime};
 use crate::health::cause::Status;
 use crate::health::component::ComponentState;
@@ -21,6 +22,7 @@ pub fn page(snapshot: &Snapshot, now: BootTime) -> String {
     verdicts(&mut page, snapshot, now);
     components(&mut page, snapshot, now);
     facts(&mut page, snapshot);
+    aws_calls(&mut page);
     certificates(&mut page, snapshot);
     page.text
 }
@@ -49,10 +51,19 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
     }
     page.gauge("dr_agent_gate_closed", "1 while nginx answers users 503.");
     page.flag(&[], snapshot.gate_closed);
-    page.gauge("dr_agent_draining", "1 while a drain is latched.");
-    page.flag(&[], snapshot.latches.get(Kind::Drain).is_some());
+    page.gauge("dr_agent_draining", "1 while an operator or the platform has this instance drained.");
+    page.flag(&[], snapshot.is_draining());
+    page.gauge("dr_agent_rebalance_recommended", "1 while EC2 recommends to replace this instance.");
+    page.flag(&[], snapshot.lifecycle.rebalance);
     page.gauge("dr_agent_on_hold", "1 while repair and replacement of this instance are held.");
     page.flag(&[], snapshot.latches.get(Kind::Hold).is_some());
+}
+
+fn aws_calls(page: &mut Page) {
+    page.counter("dr_agent_aws_calls_total", "Calls to AWS, by IAM action and by what came of them.");
+    for ((action, result), count) in aws::calls() {
+        page.sample(&[("action", action), ("result", result)], count);
+    }
 }
 
 fn certificates(page: &mut Page, snapshot: &Snapshot) {

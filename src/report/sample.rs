@@ -94,6 +94,7 @@ fn report(owner: &mut Owner, kind: Kind, now: BootTime) -> Report {
         instance: &snapshot.instance,
         region: &snapshot.region,
         latches: &snapshot.latches,
+        lifecycle: &snapshot.lifecycle,
         gate_closed: snapshot.gate_closed,
     };
     let mut report = Report::of(kind, &seen, now, at());

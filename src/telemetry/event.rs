@@ -24,6 +24,10 @@
 //! | [`turns_late`] | `0d40065218743f77717d2f9d17df3d7a` | LATE |
 //! | [`keys_unusable`] | `0f04e33f1bbe4060912c925943b41f98` | PROBLEM |
 //! | [`membership_unreadable`] | `4d32edc8c9be47a4b26c7c749d25fadd` | ERROR |
+//! | [`members_changed`] | `5f0f6c0b1d0e4c0f9f6c2b8b3a7d41e2` | GROUP, MEMBERS |
+//! | [`members_unknown`] | `0c7f2a91d4e84b6c8a51f3e96b20d7f4` | ERROR |
+//! | [`group_unknown`] | `b3d1a7e0625c49f18e4f70c2d95a6b18` | ERROR |
+//! | [`lifecycle_changed`] | `e2a94c6f17d8403b95b0c8f3617de52a` | DRAINS, WHY, REBALANCE |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
 use std::io;
@@ -31,9 +35,11 @@ use std::io;
 use tracing::{Level, error, info, warn};
 
 use super::ErrorChain;
+use crate::group::membership::Membership;
 use crate::health::cause::Status;
 use crate::health::component::Transition;
 use crate::health::verdict::{InstanceState, InstanceVerdict, RegionState, RegionVerdict};
+use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{Kind, Latches};
 use crate::snapshot::About;
 use crate::state::{LoadError, Owner};
@@ -57,6 +63,10 @@ pub const TASK_RESTARTED: &str = "908a3c02a06fe171a5e978ef48a43218";
 pub const TURNS_LATE: &str = "0d40065218743f77717d2f9d17df3d7a";
 pub const KEYS_UNUSABLE: &str = "0f04e33f1bbe4060912c925943b41f98";
 pub const MEMBERSHIP_UNREADABLE: &str = "4d32edc8c9be47a4b26c7c749d25fadd";
+pub const MEMBERS_CHANGED: &str = "5f0f6c0b1d0e4c0f9f6c2b8b3a7d41e2";
+pub const MEMBERS_UNKNOWN: &str = "0c7f2a91d4e84b6c8a51f3e96b20d7f4";
+pub const GROUP_UNKNOWN: &str = "b3d1a7e0625c49f18e4f70c2d95a6b18";
+pub const LIFECYCLE_CHANGED: &str = "e2a94c6f17d8403b95b0c8f3617de52a";
 /// Written by the log itself, when it could not take every line.
 pub const LINES_LOST: &str = "435c07afa4f21fb96ec1d46f4bc2b5e3";
 
@@ -227,6 +237,39 @@ pub fn keys_unusable(problem: &str) {
 /// What was known of the group cannot be read; the group is asked again when AWS says who it is.
 pub fn membership_unreadable(error: &io::Error) {
     warn!(message_id = MEMBERSHIP_UNREADABLE, error = %ErrorChain(error), "the list of the group's members cannot be read");
+}
+
+/// The group has other members than it had.
+pub fn members_changed(membership: &Membership) {
+    let members = joined(membership.members.iter().map(|member| member.instance.clone()));
+    let group = membership.group.as_str();
+    info!(message_id = MEMBERS_CHANGED, group, members = members.as_str(), "the members of {group}: {members}");
+}
+
+/// Who is in the group could not be learned or kept; what was known before stays in use.
+pub fn members_unknown(error: &str) {
+    warn!(message_id = MEMBERS_UNKNOWN, error, "the members of the group stay as they were known: {error}");
+}
+
+/// AWS does not say which group this instance is in; it is asked again.
+pub fn group_unknown(error: &str) {
+    warn!(message_id = GROUP_UNKNOWN, error, "the group of this instance is not known: {error}");
+}
+
+/// Auto Scaling or EC2 takes this instance somewhere else than before.
+pub fn lifecycle_changed(lifecycle: &Lifecycle) {
+    let why = lifecycle.drain();
+    let level = if why.is_some() || lifecycle.rebalance { Level::WARN } else { Level::INFO };
+    at!(
+        level,
+        message_id = LIFECYCLE_CHANGED,
+        drains = why.is_some(),
+        why = why.as_deref(),
+        rebalance = lifecycle.rebalance,
+        "lifecycle: {}{}",
+        why.as_deref().unwrap_or("the verdict counts"),
+        if lifecycle.rebalance { "; EC2 recommends to replace this instance" } else { "" }
+    );
 }
 
 /// The state file cannot be used; the agent starts afresh.

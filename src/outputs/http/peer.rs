@@ -21,6 +21,7 @@ use super::{JSON, Peer, TEXT, answer, bind_tcp};
 use crate::clock::BootTime;
 use crate::config::Network;
 use crate::group::ask;
+use crate::group::guests::Knocks;
 use crate::group::keys::{self, Message};
 use crate::group::run::Standing;
 use crate::group::word::Word;
@@ -41,11 +42,13 @@ impl Peer {
         self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         standing: watch::Receiver<Arc<Standing>>,
+        knocks: Knocks,
         cancelled: CancellationToken,
     ) {
         let service = |stream: &TcpStream| Answers {
             snapshots: snapshots.clone(),
             standing: standing.clone(),
+            knocks: knocks.clone(),
             asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
         let Self { address, socket } = self;
@@ -58,6 +61,7 @@ impl Peer {
 struct Answers {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     standing: watch::Receiver<Arc<Standing>>,
+    knocks: Knocks,
     /// Unknown when it was gone before it was looked at.
     asker: Option<IpAddr>,
 }
@@ -116,6 +120,10 @@ impl Answers {
             // A nonce of another length is not from an agent, and could be made to last.
             if nonce.len() != keys::NONCE_LENGTH || !keys.verify(message, header(keys::MAC)) {
                 return answer(StatusCode::FORBIDDEN, TEXT, "not signed with a key of this deployment\n");
+            }
+            let asker = self.asker.map(|asker| asker.to_canonical());
+            if let Some(asker) = asker.filter(|asker| !standing.addresses.contains(asker)) {
+                self.knocks.knock(asker);
             }
         }
         let body = Word::of(&snapshot, &standing.place, BootTime::now()).encode();

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use dr_agent::clock::{self, BootTime};
 use dr_agent::config::{self, Config, PublicAddress};
+use dr_agent::group::guests::Knocks;
 use dr_agent::health::verdict::Memory;
 use dr_agent::input::Input;
 use dr_agent::latches::{self, Latches};
@@ -82,7 +83,12 @@ impl Served {
                 tasks.spawn(owner.run(inbox, publisher));
                 let Listeners { public, peer, control, .. } = listeners;
                 tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
-                tasks.spawn(peer.serve(snapshots.clone(), watch::channel(Arc::default()).1, token.clone()));
+                tasks.spawn(peer.serve(
+                    snapshots.clone(),
+                    watch::channel(Arc::default()).1,
+                    Knocks::default(),
+                    token.clone(),
+                ));
                 let orders = Control { state_dir: dir.clone(), boot: BOOT.to_owned(), inputs: inputs.clone() };
                 tasks.spawn(control.serve(snapshots.clone(), orders, token.clone()));
                 tasks.spawn(markers::run(dir, snapshots.clone(), inputs.clone(), token.clone()));

@@ -1,0 +1,199 @@
+//! The task that learns from EC2 who is in the group and keeps it on disk, where every round reads it: every 10 minutes,
+//! and once when something begins to fail. Nothing waits for it, and without an answer the old list stays.
+
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::membership::{self, Member, Membership};
+use crate::aws::{Aws, pace};
+use crate::clock::{self, BootTime};
+use crate::identity::Identity;
+use crate::probes::blocking::Lane;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{ErrorChain, event};
+
+/// From one answer to the next question, ±20 %.
+const INTERVAL: Duration = Duration::from_secs(600);
+
+/// The least between two questions, whatever fails how often.
+const LEAST: Duration = Duration::from_secs(60);
+
+/// The first wait after a question that failed.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Members that start together ask within this time; sooner while nobody is known.
+const START: Duration = Duration::from_secs(60);
+const START_ALONE: Duration = Duration::from_secs(5);
+
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+
+/// Asks until cancelled. The snapshots, which come every few seconds, are its clock.
+pub async fn run(
+    aws: Aws,
+    state_dir: PathBuf,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    identities: watch::Receiver<Arc<Identity>>,
+    cancelled: CancellationToken,
+) {
+    let mut questions = Questions::new(BootTime::now());
+    let dir = state_dir.clone();
+    let kept = LANE.run(move || membership::load(&dir)).await;
+    let known = matches!(kept, Ok(Ok(Some(_))));
+    let mut complained = None;
+    loop {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        questions.see(snapshot.components.iter().any(|(component, _)| component.is_failing_now()));
+        let identity = Arc::clone(&identities.borrow());
+        let about = &snapshot.about.owner;
+        let instance = identity.instance.as_ref().or(about.instance.as_ref());
+        let region = identity.region.as_ref().or(about.region.as_ref());
+        if let (Some(group), Some(instance), Some(region)) = (&identity.group, instance, region)
+            && questions.due(instance, known) <= BootTime::now()
+        {
+            let asked = tokio::select! {
+                () = cancelled.cancelled() => return,
+                asked = aws.members(region, group) => asked,
+            };
+            questions.asked(asked.is_ok(), BootTime::now());
+            let problem = match asked {
+                Ok(described) => keep(state_dir.clone(), group.clone(), instance.clone(), described).await.err(),
+                Err(failure) => Some(ErrorChain(&failure).to_string()),
+            };
+            if let Some(problem) = problem.as_ref().filter(|_| problem != complained) {
+                event::members_unknown(problem);
+            }
+            complained = problem;
+        }
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            changed = snapshots.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Brings what is on disk up to date.
+async fn keep(state_dir: PathBuf, group: String, instance: String, described: Vec<Member>) -> Result<(), String> {
+    let work = move || {
+        // One that cannot be read is replaced.
+        let before = membership::load(&state_dir).ok().flatten();
+        let now = Membership::described(before.as_ref(), &group, &instance, described, clock::wall());
+        membership::save(&state_dir, &now)?;
+        Ok::<_, std::io::Error>((before, now))
+    };
+    let (before, now) =
+        LANE.run(work).await.map_err(|error| error.to_string())?.map_err(|error| ErrorChain(&error).to_string())?;
+    if before.is_none_or(|before| before.members != now.members) {
+        event::members_changed(&now);
+    }
+    Ok(())
+}
+
+/// When to ask. Pure.
+#[derive(Debug)]
+struct Questions {
+    started: BootTime,
+    /// When the newest one ended.
+    asked: Option<BootTime>,
+    /// So many so far, for the spread.
+    count: u32,
+    /// In a row.
+    failures: u32,
+    failing: bool,
+    /// Something began to fail and nobody was asked since.
+    incident: bool,
+}
+
+impl Questions {
+    const fn new(started: BootTime) -> Self {
+        Self { started, asked: None, count: 0, failures: 0, failing: false, incident: false }
+    }
+
+    /// Whether anything fails here now.
+    const fn see(&mut self, failing: bool) {
+        self.incident |= failing && !self.failing;
+        self.failing = failing;
+    }
+
+    const fn asked(&mut self, answered: bool, now: BootTime) {
+        self.asked = Some(now);
+        self.count = self.count.wrapping_add(1);
+        self.failures = if answered { 0 } else { self.failures.saturating_add(1) };
+        self.incident = false;
+    }
+
+    fn due(&self, instance: &str, known: bool) -> BootTime {
+        let Some(asked) = self.asked else {
+            let within = if known && !self.incident { START } else { START_ALONE };
+            return self.started + within.mul_f64(pace::fraction(0, instance));
+        };
+        let regular = if self.failures == 0 {
+            asked + pace::spread(INTERVAL, self.count, instance)
+        } else {
+            asked + pace::wait(RETRY, self.failures - 1, instance)
+        };
+        if self.incident { regular.min(asked + LEAST) } else { regular }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "i-0123456789abcdef0";
+
+    fn at(second: u64) -> BootTime {
+        BootTime::from_boot(Duration::from_secs(second))
+    }
+
+    /// Seconds until it is due, from `now`.
+    fn wait(questions: &Questions, now: u64) -> u64 {
+        questions.due(ID, true).since(at(now)).as_secs()
+    }
+
+    #[test]
+    fn in_calm_it_asks_every_ten_minutes_and_members_at_different_times() {
+        let mut questions = Questions::new(at(1_000));
+        assert!(wait(&questions, 1_000) < 60);
+        assert!(questions.due(ID, false).since(at(1_000)) < START_ALONE);
+        let mut waits = std::collections::BTreeSet::new();
+        for round in 0..10 {
+            questions.asked(true, at(2_000 * (round + 1)));
+            waits.insert(wait(&questions, 2_000 * (round + 1)));
+        }
+        assert!(waits.iter().all(|wait| (480..720).contains(wait)) && waits.len() > 5, "{waits:?}");
+    }
+
+    #[test]
+    fn an_incident_is_one_question_more_and_never_two_within_a_minute() {
+        let mut questions = Questions::new(at(1_000));
+        questions.asked(true, at(1_010));
+        questions.see(true);
+        assert_eq!(wait(&questions, 1_010), 60);
+        questions.asked(true, at(1_500));
+        // The same incident.
+        questions.see(true);
+        assert!(wait(&questions, 1_500) >= 480);
+        questions.see(false);
+        questions.see(true);
+        assert_eq!(wait(&questions, 1_500), 60);
+    }
+
+    #[test]
+    fn failures_are_tried_again_less_and_less_often() {
+        let mut questions = Questions::new(at(1_000));
+        let mut before = 0;
+        for (failures, least) in [(1, 24), (2, 48), (3, 96), (5, 384), (6, 480), (60, 480)] {
+            while questions.failures < failures {
+                questions.asked(false, at(2_000));
+            }
+            let now = wait(&questions, 2_000);
+            assert!(now >= least && now <= 720, "{failures}: {now}");
+            assert!(now * 2 > before, "{failures}: {now} after {before}");
+            before = now;
+        }
+    }
+}

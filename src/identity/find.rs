@@ -1,0 +1,134 @@
+//! The task that finds out who this instance is: from the firmware, the metadata service and, for the group, from AWS
+//! where the metadata service has no tags. Asks until it knows the group, less and less often.
+
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Identity;
+use crate::aws::{Aws, Failure, pace};
+use crate::group::membership;
+use crate::probes::blocking::Lane;
+use crate::telemetry::{ErrorChain, event};
+
+/// The first wait on an EC2 instance whose metadata service does not answer yet, or while AWS does not say the group.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The first wait where there is no sign of EC2.
+const ELSEWHERE: Duration = Duration::from_secs(60);
+
+/// The wait after AWS said that this instance is in no group: it may be attached to one.
+const ALONE: Duration = Duration::from_secs(600);
+
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+
+/// Finds it and tells whoever watches, until cancelled.
+pub async fn run(
+    aws: Aws,
+    state_dir: PathBuf,
+    identities: watch::Sender<Arc<Identity>>,
+    seed: String,
+    cancelled: CancellationToken,
+) {
+    let mut failures = 0;
+    let mut told = None;
+    loop {
+        let wait = tokio::select! {
+            () = cancelled.cancelled() => return,
+            wait = look(&aws, &state_dir, &identities, &mut told) => wait,
+        };
+        let wait = match wait {
+            Next::Done => {
+                cancelled.cancelled().await;
+                return;
+            }
+            Next::Alone => {
+                failures = 0;
+                pace::spread(ALONE, 0, &seed)
+            }
+            Next::Again(first) => {
+                failures += 1;
+                pace::wait(first, failures - 1, &seed)
+            }
+        };
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+enum Next {
+    Done,
+    Alone,
+    Again(Duration),
+}
+
+async fn look(
+    aws: &Aws,
+    state_dir: &std::path::Path,
+    identities: &watch::Sender<Arc<Identity>>,
+    told: &mut Option<&'static str>,
+) -> Next {
+    let by_firmware = super::instance();
+    let is_here = by_firmware.is_some();
+    let mut found = Identity::from_imds().await;
+    found.instance = by_firmware.or(found.instance);
+    let (Some(instance), Some(region)) = (found.instance.clone(), found.region.clone()) else {
+        tell(identities, &found);
+        return Next::Again(if is_here || found.region.is_some() { SOON } else { ELSEWHERE });
+    };
+    if found.group.is_none() {
+        // What was known before the agent started again.
+        let dir = state_dir.to_owned();
+        let kept = LANE.run(move || membership::load(&dir)).await.ok().and_then(Result::ok).flatten();
+        found.group = kept.filter(|kept| kept.member(&instance).is_some()).map(|kept| kept.group);
+    }
+    tell(identities, &found);
+    if found.group.is_some() {
+        return Next::Done;
+    }
+    match by_aws(aws, &region, &instance).await {
+        Ok(Some(group)) => {
+            found.group = Some(group);
+            tell(identities, &found);
+            Next::Done
+        }
+        Ok(None) => Next::Alone,
+        Err(failure) => {
+            if told.replace(failure.kind.name()) != Some(failure.kind.name()) {
+                event::group_unknown(&ErrorChain(&failure).to_string());
+            }
+            Next::Again(SOON)
+        }
+    }
+}
+
+/// The group by Auto Scaling, else by the tag that it sets, for a role that may ask one of them only.
+async fn by_aws(aws: &Aws, region: &str, instance: &str) -> Result<Option<String>, Failure> {
+    match aws.group_of(region, instance).await {
+        Ok(group) => Ok(group),
+        Err(_) => aws.group_by_tag(region, instance).await,
+    }
+}
+
+fn tell(identities: &watch::Sender<Arc<Identity>>, found: &Identity) {
+    identities.send_if_modified(|known| {
+        // A metadata service that falls silent takes nothing back.
+        let now = Identity {
+            instance: found.instance.clone().or_else(|| known.instance.clone()),
+            region: found.region.clone().or_else(|| known.region.clone()),
+            zone: found.zone.clone().or_else(|| known.zone.clone()),
+            group: found.group.clone().or_else(|| known.group.clone()),
+        };
+        let changed = **known != now;
+        if changed {
+            *known = Arc::new(now);
+        }
+        changed
+    });
+}
