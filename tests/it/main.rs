@@ -27,6 +27,8 @@ mod full_disk;
 mod exec;
 // The decision core against its laws and against what happened to others.
 mod health;
+// Who this instance is and who is in its group, whatever the metadata service and AWS do.
+mod identity;
 // Local disks, memory, pressure.
 mod host;
 // The three listeners, their limits, and what abuses them.

@@ -1,5 +1,5 @@
 //! An instance metadata service, version 2, as an instance sees it: tokens with an end, 401 without one, 404 for what is
-//! not there.
+//! not there. And as it should not be: silent, or something else that lives at its address.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -7,6 +7,20 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Well,
+    /// Not at all; the connection stays open.
+    Silent,
+    /// A page of HTML and 200, whatever is asked.
+    Strange,
+    /// 503.
+    Failing,
+}
 
 /// The service of one instance.
 #[derive(Debug)]
@@ -20,6 +34,9 @@ struct State {
     /// Path below `/latest/meta-data/` -> content.
     data: Mutex<BTreeMap<String, String>>,
     tokens: AtomicU32,
+    mood: Mutex<Mood>,
+    /// Paths asked for, in order.
+    asked: Mutex<Vec<String>>,
     ended: AtomicBool,
 }
 
@@ -66,6 +83,15 @@ impl Imds {
         }
     }
 
+    pub fn be(&self, mood: Mood) {
+        *self.state.mood.lock().expect("no panic") = mood;
+    }
+
+    /// How often this was asked for, whatever came of it.
+    pub fn count(&self, path: &str) -> usize {
+        self.state.asked.lock().expect("no panic").iter().filter(|asked| asked.ends_with(path)).count()
+    }
+
     /// Every token given so far ends now.
     pub fn end_tokens(&self) {
         self.state.tokens.fetch_add(1, Ordering::SeqCst);
@@ -94,7 +120,11 @@ fn serve(mut stream: &TcpStream, state: &State) {
             all.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).next()
         };
         let token = format!("token-{}", state.tokens.load(Ordering::SeqCst));
+        state.asked.lock().expect("no panic").push(first.split(' ').nth(1).unwrap_or_default().to_owned());
+        let mood = *state.mood.lock().expect("no panic");
         let (status, body) = match first.split(' ').collect::<Vec<_>>()[..] {
+            _ if mood == Mood::Strange => (200, "<html>welcome</html>".to_owned()),
+            _ if mood == Mood::Failing => (503, String::new()),
             ["PUT", "/latest/api/token", _] if header("x-aws-ec2-metadata-token-ttl-seconds").is_some() => (200, token),
             ["GET", _, _] if header("x-aws-ec2-metadata-token").as_ref() != Some(&token) => (401, String::new()),
             ["GET", path, _] => {
@@ -104,6 +134,12 @@ fn serve(mut stream: &TcpStream, state: &State) {
             }
             _ => (400, String::new()),
         };
+        if mood == Mood::Silent {
+            while !state.ended.load(Ordering::SeqCst) && *state.mood.lock().expect("no panic") == Mood::Silent {
+                thread::sleep(Duration::from_millis(20));
+            }
+            return;
+        }
         let answer = format!(
             "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\n\r\n{body}",
             body.len()
