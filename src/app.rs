@@ -23,7 +23,7 @@ use crate::group::{self, guests::Knocks};
 use crate::identity;
 use crate::latches;
 use crate::outputs::http::{BindError, Control, Listeners, Unbound};
-use crate::outputs::{markers, persist};
+use crate::outputs::{cloudwatch, markers, persist};
 use crate::snapshot::About;
 use crate::supervise::Supervisor;
 use crate::telemetry::{self, event};
@@ -119,7 +119,7 @@ impl Bound {
         tasks.essential(
             "peer listener",
             cancelled.clone(),
-            peer.serve(snapshots.clone(), its_standing, knocks.clone(), cancelled.clone()),
+            peer.serve(snapshots.clone(), its_standing.clone(), knocks.clone(), cancelled.clone()),
         );
         let orders = Control { state_dir: dir.clone(), boot: about.boot.clone(), inputs: inputs.clone() };
         tasks.essential(
@@ -135,6 +135,11 @@ impl Bound {
         tasks.restarted("state", cancelled.clone(), {
             let (dir, snapshots, cancelled) = (dir.clone(), snapshots.clone(), cancelled.clone());
             move || persist::run(dir.clone(), snapshots.clone(), cancelled.clone())
+        });
+
+        tasks.restarted("cloudwatch", cancelled.clone(), {
+            let (aws, snapshots, cancelled) = (aws.clone(), snapshots.clone(), cancelled.clone());
+            move || cloudwatch::run(aws.clone(), snapshots.clone(), its_standing.clone(), cancelled.clone())
         });
 
         // OBSERVE

@@ -4,6 +4,7 @@
 mod failure;
 mod group;
 mod members;
+mod metrics;
 pub mod pace;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ pub struct Aws {
 struct Clients {
     region: String,
     auto_scaling: aws_sdk_autoscaling::Client,
+    cloudwatch: aws_sdk_cloudwatch::Client,
     ec2: aws_sdk_ec2::Client,
 }
 
@@ -74,6 +76,7 @@ impl Aws {
         let made = Clients {
             region: region.to_owned(),
             auto_scaling: aws_sdk_autoscaling::Client::new(&config),
+            cloudwatch: aws_sdk_cloudwatch::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
         };
         clients.insert(made).clone()

@@ -6,12 +6,22 @@
 //! many is missed by it and by nothing else.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
+use crate::aws::{Aws, Kind, pace};
+use crate::clock;
+use crate::group::run::Standing;
 use crate::health::cause::Status;
 use crate::observation::{Component, Facts};
 use crate::snapshot::Snapshot;
+use crate::telemetry::event;
 
 /// For people who read the configuration: 8 names at $0.30 a month, and 43,200 calls at $0.01 for 1,000.
 pub const PRICE: &str = "up to 8 metrics of the group: $2.40 a month; a call a minute: $0.43 a month for each instance";
@@ -20,6 +30,70 @@ pub const PRICE: &str = "up to 8 metrics of the group: $2.40 a month; a call a m
 /// `PutMetricData`), so what is kept goes out in one call afterwards.
 const KEPT: usize = 120;
 const _: () = assert!(KEPT * 8 <= 1_000);
+
+/// How often. Not more often than CloudWatch keeps.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// A call that is refused again is said again after so many minutes.
+const SAID_AGAIN: u32 = 60;
+
+/// Minutes that no call could send, since the start of the process.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many minutes were lost because CloudWatch could not be reached for two hours, or refused them.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Sends a minute at a time until cancelled. Without `[cloudwatch]`, or while the group is unknown, it costs nothing: no
+/// client is made. At a moment of the minute of its own, so that a group does not call all at once.
+pub async fn run(
+    aws: Aws,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    standing: watch::Receiver<Arc<Standing>>,
+    cancelled: CancellationToken,
+) {
+    let mut backlog = Backlog::default();
+    let mut failures = 0_u32;
+    let instance = snapshots.borrow().about.owner.instance.clone().unwrap_or_default();
+    let mut wait = EVERY.mul_f64(pace::fraction(0, &instance));
+    loop {
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+        wait = EVERY;
+        let snapshot = Arc::clone(&snapshots.borrow());
+        let group = standing.borrow().place.group.clone();
+        let (Some(namespace), Some(region), Some(group)) =
+            (&snapshot.config.cloudwatch, &snapshot.about.owner.region, &group)
+        else {
+            continue;
+        };
+        backlog.push(Minute::of(&snapshot, clock::wall()));
+        let dimensions = [("Deployment", snapshot.config.deployment.as_str()), ("AutoScalingGroupName", group)];
+        let sent = tokio::select! {
+            () = cancelled.cancelled() => return,
+            sent = aws.put_metrics(region, namespace, &dimensions, backlog.minutes()) => sent,
+        };
+        match sent {
+            Ok(()) => {
+                backlog.clear();
+                failures = 0;
+            }
+            Err(failure) => {
+                if failures.is_multiple_of(SAID_AGAIN) {
+                    event::metrics_not_sent(&failure);
+                }
+                failures += 1;
+                // What CloudWatch read and does not want, it will not want later either.
+                if matches!(failure.kind, Kind::Service { .. }) && failures > 1 {
+                    backlog.lose_all();
+                }
+            }
+        }
+    }
+}
 
 /// The value of one metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,7 +148,6 @@ impl Minute {
 #[derive(Debug, Default)]
 pub struct Backlog {
     minutes: VecDeque<Minute>,
-    dropped: u64,
 }
 
 impl Backlog {
@@ -82,7 +155,7 @@ impl Backlog {
     pub fn push(&mut self, minute: Minute) {
         if self.minutes.len() == KEPT {
             self.minutes.pop_front();
-            self.dropped += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         self.minutes.push_back(minute);
     }
@@ -92,15 +165,15 @@ impl Backlog {
         self.minutes.iter()
     }
 
-    /// It was taken, or will never be.
+    /// All of it was taken.
     pub fn clear(&mut self) {
         self.minutes.clear();
     }
 
-    /// Minutes lost since the agent started.
-    #[must_use]
-    pub const fn dropped(&self) -> u64 {
-        self.dropped
+    /// None of it ever will be.
+    pub fn lose_all(&mut self) {
+        DROPPED.fetch_add(u64::try_from(self.minutes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.minutes.clear();
     }
 }
 
@@ -119,7 +192,7 @@ mod tests {
             backlog.push(minute(60 * second));
         }
         assert_eq!(backlog.minutes().count(), KEPT);
-        assert_eq!((backlog.dropped(), backlog.minutes().next()), (5, Some(&minute(300))), "the oldest goes first");
+        assert_eq!((dropped(), backlog.minutes().next()), (5, Some(&minute(300))), "the oldest goes first");
         backlog.clear();
         assert_eq!(backlog.minutes().count(), 0);
     }

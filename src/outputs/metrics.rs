@@ -11,6 +11,7 @@ use crate::health::cause::Status;
 use crate::health::component::ComponentState;
 use crate::latches::Kind;
 use crate::observation::{DatabaseFacts, EfsFacts, Facts, HostFacts};
+use crate::outputs::cloudwatch;
 use crate::snapshot::Snapshot;
 use crate::telemetry;
 
@@ -60,6 +61,8 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
 }
 
 fn aws_calls(page: &mut Page) {
+    page.counter("dr_agent_cloudwatch_minutes_lost_total", "Minutes that CloudWatch could not be told, or refused.");
+    page.sample(&[], cloudwatch::dropped());
     page.counter("dr_agent_aws_calls_total", "Calls to AWS, by IAM action and by what came of them.");
     for ((action, result), count) in aws::calls() {
         page.sample(&[("action", action), ("result", result)], count);

@@ -28,6 +28,7 @@
 //! | [`members_unknown`] | `0c7f2a91d4e84b6c8a51f3e96b20d7f4` | ERROR |
 //! | [`group_unknown`] | `b3d1a7e0625c49f18e4f70c2d95a6b18` | ERROR |
 //! | [`lifecycle_changed`] | `e2a94c6f17d8403b95b0c8f3617de52a` | DRAINS, WHY, REBALANCE |
+//! | [`metrics_not_sent`] | `7d0b5f9a1c6e4e0e9a54c1d27f3b8e66` | ERROR |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
 use std::io;
@@ -35,6 +36,7 @@ use std::io;
 use tracing::{Level, error, info, warn};
 
 use super::ErrorChain;
+use crate::aws::Failure;
 use crate::group::membership::Membership;
 use crate::health::cause::Status;
 use crate::health::component::Transition;
@@ -50,6 +52,7 @@ pub const REGION_CHANGED: &str = "a7f4b60923fabc78b6bf740f113b5b8b";
 pub const GATE_CHANGED: &str = "dcd82fb124accd9f71376ba7c4c5fbe7";
 pub const AGENT_STARTED: &str = "bd214b5c0c1f76a28e007b4ae2b6bdb9";
 pub const AGENT_STOPPING: &str = "cf9b8c7f84712c38c93922da975e7546";
+pub const METRICS_NOT_SENT: &str = "7d0b5f9a1c6e4e0e9a54c1d27f3b8e66";
 pub const CONFIG_RELOADED: &str = "6434c07cbae2c086b8ab0c86045229e9";
 pub const CONFIG_REJECTED: &str = "51437e4d851e59916063c052b1d964f7";
 pub const LATCHES_CHANGED: &str = "7c996410fbc8abdbb0c2d7e3c9e35db8";
@@ -237,6 +240,11 @@ pub fn keys_unusable(problem: &str) {
 /// What was known of the group cannot be read; the group is asked again when AWS says who it is.
 pub fn membership_unreadable(error: &io::Error) {
     warn!(message_id = MEMBERSHIP_UNREADABLE, error = %ErrorChain(error), "the list of the group's members cannot be read");
+}
+
+/// CloudWatch did not take what it was told. Said for the first failure and then once an hour.
+pub fn metrics_not_sent(failure: &Failure) {
+    warn!(message_id = METRICS_NOT_SENT, error = %ErrorChain(failure), "metrics could not be sent to CloudWatch; two hours of them are kept");
 }
 
 /// The group has other members than it had.
