@@ -6,10 +6,11 @@
 use std::process::{Command, Stdio};
 
 use dr_agent::aws::{self, Aws};
-use jiff::Timestamp;
+use dr_agent::outputs::cloudwatch::{Minute, Sample};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::support::aws_proxy::{AwsProxy, Fault};
-use crate::support::moto::{Moto, REGION};
+use crate::support::moto::{Moto, REGION, texts};
 
 const CALL: &str = "DR_AGENT_TEST_CALL";
 
@@ -31,6 +32,11 @@ fn child() {
             ["tag", group, name, value] => {
                 aws.write_tag(REGION, group, name, value).await.map(|()| "written".to_owned())
             }
+            ["put", minutes] => {
+                let dimensions = [("Deployment", "shop"), ("AutoScalingGroupName", "web")];
+                let minutes = minutes_up_to_now(minutes.parse().expect("a number"));
+                aws.put_metrics(REGION, "DrAgent", &dimensions, minutes.iter()).await.map(|()| "put".to_owned())
+            }
             _ => panic!("unknown call {call}"),
         }
     });
@@ -39,6 +45,17 @@ fn child() {
         Err(failure) => println!("failed: {} {:?} {failure}", failure.kind.name(), failure.kind),
     }
     println!("counts: {:?}", aws::calls());
+}
+
+/// So many minutes, each with eight values.
+fn minutes_up_to_now(count: i64) -> Vec<Minute> {
+    let sample = |name, value| Sample { name, value, is_seconds: name == "ReplicaLagSeconds" };
+    let names = ["Heartbeat", "ReplicaLagSeconds", "Fenced", "RegionOpen", "InstanceHealthy", "A", "B", "C"];
+    let minute = |ago: i64| Minute {
+        at: Timestamp::now() - SignedDuration::from_mins(ago),
+        samples: names.iter().enumerate().map(|(n, name)| sample(*name, f64::from(u8::try_from(n).unwrap()))).collect(),
+    };
+    (0..count).rev().map(minute).collect()
 }
 
 /// What a call came to, as `child` words it.
@@ -144,4 +161,25 @@ fn a_mark_is_one_request() {
     proxy.fail("DescribeAutoScalingInstances", Fault::Throttle);
     called(&format!("group-of {}", instances[0]), &proxy.environment());
     assert_eq!(proxy.count("DescribeAutoScalingInstances"), 3);
+}
+
+#[test]
+fn metrics_arrive_in_one_compressed_call_also_two_hours_of_them() {
+    let moto = Moto::start();
+    let proxy = AwsProxy::start(moto.port);
+    let environment = proxy.environment();
+    assert!(called("put 1", &environment).contains("ok: put"));
+    assert!(called("put 120", &environment).contains("ok: put"));
+    assert_eq!(proxy.count("PutMetricData"), 2);
+    // 960 values in CBOR are some 190 kB.
+    assert!(proxy.longest("PutMetricData") < 20_000, "{} bytes", proxy.longest("PutMetricData"));
+    let listed = moto.call("monitoring", "ListMetrics", "Namespace=DrAgent");
+    let names: std::collections::BTreeSet<_> = texts(&listed, "MetricName").into_iter().collect();
+    assert_eq!(names.len(), 8, "{listed}");
+    assert!(listed.contains("AutoScalingGroupName") && listed.contains("<Value>web</Value>"), "{listed}");
+    for fault in [Fault::Status(500), Fault::Reset, Fault::Truncated, Fault::Hang] {
+        proxy.fail("PutMetricData", fault.clone());
+        let said = called("put 1", &environment);
+        assert!(said.contains("failed: "), "{fault:?}: {said}");
+    }
 }

@@ -46,6 +46,8 @@ struct State {
     /// By action; the empty one stands for all others.
     faults: Mutex<BTreeMap<String, Fault>>,
     actions: Mutex<Vec<String>>,
+    /// Bytes of the longest body of each action.
+    longest: Mutex<BTreeMap<String, usize>>,
     ended: AtomicBool,
 }
 
@@ -59,8 +61,8 @@ impl AwsProxy {
     pub fn start(upstream: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let port = listener.local_addr().expect("its address").port();
-        let (faults, actions) = (Mutex::default(), Mutex::default());
-        let state = Arc::new(State { upstream, faults, actions, ended: AtomicBool::new(false) });
+        let (faults, actions, longest) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let state = Arc::new(State { upstream, faults, actions, longest, ended: AtomicBool::new(false) });
         let proxy = Self { port, state: Arc::clone(&state) };
         proxy.fail("DescribeInstanceRefreshes", Fault::Instead(NO_REFRESHES.to_owned()));
         thread::spawn(move || {
@@ -93,6 +95,11 @@ impl AwsProxy {
         self.actions().iter().filter(|seen| *seen == action).count()
     }
 
+    /// Bytes of the longest request of an action.
+    pub fn longest(&self, action: &str) -> usize {
+        self.state.longest.lock().expect("no panic").get(action).copied().unwrap_or(0)
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -119,8 +126,16 @@ fn serve(stream: TcpStream, state: &State) {
     let mut reader = BufReader::new(stream);
     while let Some((head, body)) = request(&mut reader) {
         let form = String::from_utf8_lossy(&body);
-        let action = form.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or_default().to_owned();
+        // CloudWatch has it in the path.
+        let operation = head.split(' ').nth(1).and_then(|path| path.split_once("/operation/")).map(|(_, name)| name);
+        let action = operation.or_else(|| form.split('&').find_map(|pair| pair.strip_prefix("Action=")));
+        let action = action.unwrap_or_default().to_owned();
         state.actions.lock().expect("no panic").push(action.clone());
+        {
+            let mut longest = state.longest.lock().expect("no panic");
+            let longest = longest.entry(action.clone()).or_default();
+            *longest = (*longest).max(body.len());
+        }
         let fault = {
             let faults = state.faults.lock().expect("no panic");
             faults.get(&action).or_else(|| faults.get("")).cloned()

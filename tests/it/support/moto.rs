@@ -22,13 +22,13 @@ pub struct Moto {
 
 impl Moto {
     pub fn start() -> Self {
-        let program = repository().join(".cache/venv/bin/moto_server");
-        assert!(program.exists(), "no moto_server: run `make setup`");
+        let python = repository().join(".cache/venv/bin/python");
         let folder = tempfile::tempdir().expect("make a folder");
         let log = PathBuf::from(folder.path()).join("log");
         let port = free_port();
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut command = Command::new(python);
+        command.arg(repository().join("tests/aws_with_cbor.py")).arg(port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(&log).expect("make a log"));
         let moto = Self { port, _process: Process::start(&mut command), _folder: folder };
         eventually("moto answers", || {
@@ -63,7 +63,11 @@ impl Moto {
 
     /// One call in the query protocol; the XML of its answer.
     pub fn call(&self, service: &str, action: &str, parameters: &str) -> String {
-        let version = if service == "ec2" { "2016-11-15" } else { "2011-01-01" };
+        let version = match service {
+            "ec2" => "2016-11-15",
+            "monitoring" => "2010-08-01",
+            _ => "2011-01-01",
+        };
         let body = format!("Action={action}&Version={version}&{parameters}");
         let request = format!(
             "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
