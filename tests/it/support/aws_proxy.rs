@@ -59,7 +59,11 @@ const NO_REFRESHES: &str = "<DescribeInstanceRefreshesResponse xmlns=\"http://au
 impl AwsProxy {
     /// Before a server at `upstream`.
     pub fn start(upstream: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"), upstream)
+    }
+
+    /// The same on a listener, which may be in another network.
+    pub fn on(listener: TcpListener, upstream: u16) -> Self {
         let port = listener.local_addr().expect("its address").port();
         let (faults, actions, longest) = (Mutex::default(), Mutex::default(), Mutex::default());
         let state = Arc::new(State { upstream, faults, actions, longest, ended: AtomicBool::new(false) });

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::ask::Target;
+use super::aws_proxy::AwsProxy;
 use super::imds::Imds;
 use super::site::SHOP;
 use super::{Process, agent_binary, eventually, repository, signal};
@@ -39,6 +40,7 @@ impl Network {
         network.ip(&["link", "add", "bridge", "type", "bridge"]);
         network.ip(&["address", "add", &format!("{OUTSIDE}/8"), "dev", "bridge"]);
         network.ip(&["link", "set", "bridge", "up"]);
+        network.ip(&["route", "add", "default", "dev", "bridge"]);
         network
     }
 
@@ -67,8 +69,9 @@ impl Network {
         self.ip(&["link", "set", &outer, "master", "bridge", "up"]);
         let ip = |arguments: &[&str]| run(inside(instance, &["--net"]).arg("ip").args(arguments));
         ip(&["link", "set", "lo", "up"]);
-        ip(&["address", "add", &format!("{address}/8"), "dev", "eth0"]);
+        ip(&["address", "add", &format!("{address}/32"), "dev", "eth0"]);
         ip(&["link", "set", "eth0", "up"]);
+        ip(&["route", "add", "default", "dev", "eth0"]);
         ip(&["address", "add", "169.254.169.254/32", "dev", "lo"]);
     }
 
@@ -129,10 +132,10 @@ impl Fleet {
         self.folder.path().join("here")
     }
 
-    /// Starts an instance of the group `web` with everything on it but the agent. `address` in 10.0.0.0/8.
+    /// Starts an instance of the group `web` with everything on it but the agent.
     pub fn launch(&mut self, id: &str, zone: &str, address: &str) -> &mut Instance {
-        let number = self.instances.len();
-        let short = format!("{number}");
+        // A network device's name has at most 15 characters.
+        let short = id[id.len().saturating_sub(12)..].to_owned();
         let folder = self.folder.path().join(id);
         for name in ["", "mount", "control", "state", "http", "nginx"] {
             fs::create_dir_all(folder.join(name)).expect("create a folder");
@@ -183,6 +186,14 @@ impl Fleet {
     /// The Auto Scaling group terminates it.
     pub fn terminate(&mut self, number: usize) {
         self.instances.remove(number);
+    }
+
+    /// AWS is there, behind `proxy`, which [`Network::listen`]s at [`OUTSIDE`].
+    pub fn use_aws(&mut self, proxy: &AwsProxy) {
+        let mut environment = proxy.environment();
+        environment.retain(|(name, _)| *name != "AWS_ENDPOINT_URL");
+        self.variables.extend(environment.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self.variables.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://{OUTSIDE}:{}", proxy.port)));
     }
 }
 
