@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::Aws;
@@ -22,8 +22,9 @@ use crate::config::load::{self, File};
 use crate::group::{self, guests::Knocks};
 use crate::identity;
 use crate::latches;
-use crate::outputs::http::{BindError, Control, Listeners, Unbound};
+use crate::outputs::http::{BindError, Control, Listeners, Members, Unbound};
 use crate::outputs::{cloudwatch, markers, persist};
+use crate::replace;
 use crate::snapshot::About;
 use crate::supervise::Supervisor;
 use crate::telemetry::{self, event};
@@ -32,6 +33,9 @@ use running::Running;
 
 /// Observations in flight to the owner. The owner takes each in microseconds; a full channel only makes probes wait.
 const INPUTS: usize = 64;
+
+/// Members that ask for a grant at the same time. One more is told to come again.
+const QUESTIONS: usize = 16;
 
 /// Threads for file I/O on local disks. Each of at most a dozen exec probes and of a dozen others has at most one
 /// outstanding, and the unit's `TasksMax=128` leaves the exec probes' processes a hundred: tokio panics when it cannot
@@ -104,6 +108,8 @@ impl Bound {
         let (identity, its_identity) = watch::channel(Arc::default());
         let aws = Aws::default();
         let knocks = Knocks::default();
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let (records, its_records) = watch::channel(Arc::default());
         let dir = config.state_dir.clone();
 
         // PUBLISH
@@ -119,9 +125,20 @@ impl Bound {
         tasks.essential(
             "peer listener",
             cancelled.clone(),
-            peer.serve(snapshots.clone(), its_standing.clone(), knocks.clone(), cancelled.clone()),
+            peer.serve(
+                snapshots.clone(),
+                its_standing.clone(),
+                knocks.clone(),
+                Members { boot: about.boot.clone(), questions, records: its_records.clone() },
+                cancelled.clone(),
+            ),
         );
-        let orders = Control { state_dir: dir.clone(), boot: about.boot.clone(), inputs: inputs.clone() };
+        let orders = Control {
+            state_dir: dir.clone(),
+            boot: about.boot.clone(),
+            inputs: inputs.clone(),
+            records: its_records.clone(),
+        };
         tasks.essential(
             "control listener",
             cancelled.clone(),
@@ -139,7 +156,22 @@ impl Bound {
 
         tasks.restarted("cloudwatch", cancelled.clone(), {
             let (aws, snapshots, cancelled) = (aws.clone(), snapshots.clone(), cancelled.clone());
-            move || cloudwatch::run(aws.clone(), snapshots.clone(), its_standing.clone(), cancelled.clone())
+            let stands = its_standing.clone();
+            move || cloudwatch::run(aws.clone(), snapshots.clone(), stands.clone(), cancelled.clone())
+        });
+        tasks.restarted("replace", cancelled.clone(), {
+            let channels = replace::run::Channels {
+                api: Arc::new(replace::api::Nobody),
+                state_dir: dir.clone(),
+                boot: about.boot.clone(),
+                snapshots: snapshots.clone(),
+                standing: its_standing,
+                questions: Arc::new(Mutex::new(asked)),
+                records,
+                inputs: inputs.clone(),
+            };
+            let cancelled = cancelled.clone();
+            move || replace::run::run(channels.clone(), cancelled.clone())
         });
 
         // OBSERVE

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod config;
 mod explain;
+mod helper;
 mod history;
 mod latch;
 mod page;
@@ -98,14 +99,15 @@ state directory.")]
     #[command(after_help = "Examples:\n  dr-agent status\n  dr-agent status --watch\n  dr-agent status --format json")]
     Status(StatusArgs),
     /// Why a verdict is what it is: each component's row of the cause table as it applies now
-    #[command(after_help = "Examples:\n  dr-agent explain\n  dr-agent explain region")]
+    #[command(after_help = "Examples:\n  dr-agent explain\n  dr-agent explain region\n  dr-agent explain replace")]
     Explain(ExplainArgs),
     /// What changed, when and why
     #[command(after_help = "\
 Examples:
   dr-agent history --since -2h
   dr-agent history --since 03:00 --until 03:30
-  dr-agent history --since '2026-11-23 22:00' --format json")]
+  dr-agent history --since '2026-11-23 22:00' --format json
+  dr-agent history --group                why instances of this group are gone")]
     History(HistoryArgs),
     /// Ask the load balancer to stop sending requests to this instance
     #[command(after_help = "\
@@ -125,6 +127,12 @@ balancer would send requests to all instances, drained or not. This version know
     /// Check or show the configuration
     #[command(subcommand, after_help = "Examples:\n  dr-agent config check\n  dr-agent config show --region us-east-1")]
     Config(ConfigCommand),
+    /// What needs root, for a request of the agent; systemd starts it
+    #[command(after_help = "Examples:\n  dr-agent helper nginx-restart\n  dr-agent helper efs-remount")]
+    Helper {
+        #[arg(value_enum)]
+        verb: HelperVerb,
+    },
     /// The version and what it was built with
     #[command(after_help = "Examples:\n  dr-agent version")]
     Version,
@@ -159,7 +167,7 @@ struct StatusArgs {
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
-    /// The verdict to explain; both without one
+    /// What to explain; all of it without one
     #[arg(value_enum)]
     verdict: Option<Verdict>,
 }
@@ -172,6 +180,9 @@ struct HistoryArgs {
     /// Until when
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse)]
     until: Option<Timestamp>,
+    /// The instances of the group that were replaced, as the members that agreed to it remember them
+    #[arg(long, conflicts_with_all = ["since", "until"])]
+    group: bool,
     #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
     format: Format,
 }
@@ -226,6 +237,16 @@ enum Verdict {
     Instance,
     /// Can this region serve?
     Region,
+    /// Is this instance to be replaced?
+    Replace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HelperVerb {
+    /// Restart nginx, if its configuration is good
+    NginxRestart,
+    /// Mount the file system anew, if it answers then
+    EfsRemount,
 }
 
 /// Runs the command that the process was started with.
@@ -257,6 +278,7 @@ pub fn main() -> ExitCode {
         },
         Command::Config(ConfigCommand::Check(region)) => config::check(config.as_deref(), region.region),
         Command::Config(ConfigCommand::Show(region)) => config::show(config.as_deref(), region.region),
+        Command::Helper { verb } => helper::run(config.as_deref(), verb),
         Command::Version => version(),
     };
     exit.into()

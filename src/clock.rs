@@ -58,6 +58,34 @@ impl Add<Duration> for BootTime {
     }
 }
 
+/// One moment on both clocks, to be kept on disk: within its boot the boot clock tells its age, after it the wall clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The kernel's id of the boot.
+    pub boot: String,
+    pub time: BootTime,
+    pub wall: Timestamp,
+}
+
+impl Stamp {
+    /// This moment, in the boot `boot`.
+    #[must_use]
+    pub fn now(boot: &str) -> Self {
+        Self { boot: boot.to_owned(), time: BootTime::now(), wall: wall() }
+    }
+
+    /// How old it is at `now`. What seems to lie in the future is no age at all, so a limit that waits for an age waits
+    /// longer when a clock was set back.
+    #[must_use]
+    pub fn age(&self, now: &Self) -> Duration {
+        if self.boot == now.boot {
+            now.time.since(self.time)
+        } else {
+            Duration::try_from(now.wall.duration_since(self.wall)).unwrap_or_default()
+        }
+    }
+}
+
 /// Wall-clock time, for people, the history and limits that outlive a boot. Never for an age or a verdict.
 #[must_use]
 pub fn wall() -> Timestamp {
@@ -70,4 +98,22 @@ pub fn wall() -> Timestamp {
 /// When `/proc` is not mounted.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_by_the_boot_clock_within_a_boot_and_never_negative() {
+        let stamp = |boot: &str, seconds: u64, wall: i64| Stamp {
+            boot: boot.to_owned(),
+            time: BootTime::from_boot(Duration::from_secs(seconds)),
+            wall: Timestamp::from_second(wall).unwrap(),
+        };
+        let then = stamp("a", 100, 1_000);
+        assert_eq!(then.age(&stamp("a", 160, 999_000)).as_secs(), 60, "whatever the wall clock did");
+        assert_eq!(then.age(&stamp("b", 5, 1_600)).as_secs(), 600);
+        assert_eq!(then.age(&stamp("b", 5, 400)).as_secs(), 0, "it was set back");
+    }
 }

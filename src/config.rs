@@ -15,6 +15,7 @@ use toml::de::DeTable;
 
 use crate::health::component::Schedule;
 use crate::health::verdict::Policy;
+use crate::replace::plan::ReplacePolicy;
 
 /// Everything the agent was told, with defaults filled in and the region's own values picked.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,7 @@ pub struct Config {
     pub wiring: WiringProbe,
     pub exec: BTreeMap<String, ExecProbe>,
     pub policy: Policy,
+    pub replace: ReplacePolicy,
     /// Networks that may read `/metrics` on the peer listener, beside loopback.
     pub metrics_allow: Vec<Network>,
     /// The CloudWatch namespace of this deployment's metrics; without it nothing is sent there.

@@ -10,6 +10,7 @@ use crate::group::view::Round;
 use crate::identity::lifecycle::Lifecycle;
 use crate::latches::Latches;
 use crate::observation::Observation;
+use crate::replace;
 use crate::snapshot::About;
 
 /// What the owner takes in.
@@ -25,6 +26,8 @@ pub enum Input {
     Certificates(Vec<Certificate>),
     /// What the other members of the group said.
     Round(Round),
+    /// What is planned about this instance.
+    Replacement(Arc<replace::outlook::Outlook>),
     /// Whether `public/fenced` exists.
     Gate { closed: bool },
     /// A new configuration is in force, or the old one with new problems, or it is now known who this is.

@@ -36,6 +36,8 @@
 //! | public, peer, control listener | snapshots | HTTP answers, who is not bound yet; control: latch files | fatal |
 //! | markers | snapshots | marker files for nginx, [`input::Input::Gate`] | run again |
 //! | state | snapshots | the state file, the history | run again |
+//! | group | the other members' words, every 2 to 5 s | [`input::Input::Round`], keys and place | run again |
+//! | replace | snapshots, members' questions | repairs, grants, a mark in Auto Scaling, [`input::Input::Replacement`] | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
 //!
 //! Everything runs on one thread. What could block it is elsewhere: operations on the shared mount in an expendable
@@ -62,8 +64,8 @@
 //! # Where what comes later has its place
 //!
 //! Peers' votes arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which a
-//! group of one leaves empty. Replacement, CloudWatch and repointing are outputs: tasks beside the markers with a
-//! receiver of snapshots. The two-region authority decides beside `health` and closes the gate, which the verdicts
+//! group of one leaves empty. Replacement ([`replace`]) is a task beside the markers with a receiver of snapshots, and
+//! CloudWatch and repointing will be. The two-region authority decides beside `health` and closes the gate, which the verdicts
 //! already obey.
 
 // OBSERVE

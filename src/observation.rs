@@ -175,6 +175,9 @@ pub struct EfsFacts {
     /// The outstanding child, when one hangs: its pid and how long it has.
     pub hung_child: Option<u32>,
     pub hung_seconds: Option<u64>,
+    /// The mount target accepted TCP when it was looked at because of the hang.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_accepts: Option<bool>,
 }
 
 /// Role facts proven by SQL on one connection.

@@ -21,6 +21,7 @@ use crate::identity::lifecycle::Lifecycle;
 use crate::input::{Input, Pace};
 use crate::latches::{Kind, Latches};
 use crate::probes::Spec;
+use crate::replace;
 use crate::snapshot::{About, HistoryEntry, Snapshot};
 use crate::state::{self, State};
 use crate::telemetry::event;
@@ -54,6 +55,7 @@ pub struct Owner {
     history: Arc<Vec<HistoryEntry>>,
     state: Arc<State>,
     certificates: Arc<Vec<Certificate>>,
+    replacement: Arc<replace::outlook::Outlook>,
     last: Option<(&'static str, &'static str)>,
 }
 
@@ -86,6 +88,7 @@ impl Owner {
             history: Arc::new(history),
             state: Arc::new(state),
             certificates: Arc::default(),
+            replacement: Arc::default(),
             last: None,
         };
         owner.reconfigure(config, now);
@@ -133,6 +136,7 @@ impl Owner {
                 self.peers.hear(round, &self.components, &self.config.deployment, owner.region.as_deref());
             }
             Input::Certificates(certificates) => self.certificates = Arc::new(certificates),
+            Input::Replacement(status) => self.replacement = status,
             Input::Gate { closed } => {
                 if closed != self.gate_closed {
                     event::gate_changed(closed);
@@ -186,6 +190,7 @@ impl Owner {
             round: self.peers.round().cloned(),
             latches: self.latches.clone(),
             lifecycle: self.lifecycle.clone(),
+            replacement: Arc::clone(&self.replacement),
             transitions: Arc::clone(&self.transitions),
             history: Arc::clone(&self.history),
             state: Arc::clone(&self.state),

@@ -18,6 +18,8 @@
 //!             nothing is known
 //! gate        "open", or "closed" while users get the fence page
 //! acts        who acts on each verdict as it is, in one sentence: instance, region, promoted, replacement
+//! replacement plan (nothing, refused, repair, wait, look, ask, go, marked), refusals (by name), words (the plan in one
+//!             sentence), enforce, would (how often it would have been replaced while that was only observed)
 //! works       what this configuration makes work
 //! missing     what it lacks: what, costs, fix
 //! certificates  of the regions' names: region, host, expires, problem (why a client would refuse it)
@@ -51,6 +53,7 @@ use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{self, Latches};
 use crate::observation::Facts;
 use crate::outputs::markers::Markers;
+use crate::replace::outlook::Outlook;
 use crate::snapshot::{About, STALE_AFTER, Snapshot};
 
 /// The version of the shape.
@@ -70,6 +73,8 @@ pub struct Report {
     pub lifecycle: Lifecycle,
     pub gate: Gate,
     pub acts: Acts,
+    #[serde(default)]
+    pub replacement: Replacement,
     pub works: Vec<String>,
     pub missing: Vec<Missing>,
     #[serde(default)]
@@ -206,6 +211,16 @@ pub struct Acts {
     pub replacement: String,
 }
 
+/// What is planned about this instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    pub plan: String,
+    pub refusals: Vec<String>,
+    pub words: String,
+    pub enforce: bool,
+    pub would: u64,
+}
+
 /// The held word: what nginx answers from the marker files while there is no agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
@@ -226,6 +241,7 @@ pub struct Seen<'a> {
     pub latches: &'a Latches,
     pub lifecycle: &'a Lifecycle,
     pub gate_closed: bool,
+    pub replacement: &'a Outlook,
 }
 
 impl Report {
@@ -241,6 +257,7 @@ impl Report {
             latches: &snapshot.latches,
             lifecycle: &snapshot.lifecycle,
             gate_closed: snapshot.gate_closed,
+            replacement: &snapshot.replacement,
         };
         let mut report = Self::of(Kind::Live, &seen, now, clock::wall());
         report.agent.generation = Some(snapshot.generation);
@@ -275,7 +292,8 @@ impl Report {
             latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
             lifecycle: seen.lifecycle.clone(),
             gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
-            acts: acts(seen),
+            acts: acts(seen, now),
+            replacement: replacement(seen.replacement, now),
             works: prospects::works(seen.config),
             missing: prospects::missing(seen.config),
             certificates: Vec::new(),
@@ -436,7 +454,17 @@ fn latch_part(latch: &latches::Latch, config: &Config) -> Latch {
     }
 }
 
-fn acts(seen: &Seen<'_>) -> Acts {
+fn replacement(status: &Outlook, now: BootTime) -> Replacement {
+    Replacement {
+        plan: status.plan.name().to_owned(),
+        refusals: status.refusals().iter().map(|refusal| refusal.name().to_owned()).collect(),
+        words: status.words(now),
+        enforce: status.enforce,
+        would: status.would,
+    }
+}
+
+fn acts(seen: &Seen<'_>, now: BootTime) -> Acts {
     let two_regions = seen.config.regions.len() > 1;
     let instance = match seen.instance.state {
         InstanceState::Serving => "the load balancer sends it requests",
@@ -464,7 +492,7 @@ fn acts(seen: &Seen<'_>) -> Acts {
         instance: instance.to_owned(),
         region: region.to_owned(),
         promoted: "nobody: this version promotes and fences no region".to_owned(),
-        replacement: "nobody: this version marks no instance for replacement".to_owned(),
+        replacement: seen.replacement.words(now),
     }
 }
 

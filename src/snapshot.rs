@@ -17,6 +17,7 @@ use crate::health::component::ComponentState;
 use crate::health::verdict::{Domain, Group, InstanceVerdict, RegionVerdict};
 use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{Kind, Latches};
+use crate::replace;
 use crate::state::{self, State};
 
 /// A snapshot older than this answers its last word as `stale`.
@@ -77,6 +78,8 @@ pub struct Snapshot {
     pub round: Option<Arc<Round>>,
     pub latches: Latches,
     pub lifecycle: Lifecycle,
+    /// What is planned about this instance.
+    pub replacement: Arc<replace::outlook::Outlook>,
     /// Transitions since the start of the process, by component and new status.
     pub transitions: Arc<BTreeMap<(String, Status), u64>>,
     /// Oldest first.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::client::{self, Error};
 use super::{CheckArgs, Exit, Format, page, region, render};
 use crate::certificates;
-use crate::clock::{self, BootTime};
+use crate::clock::{self, BootTime, Stamp};
 use crate::config::Config;
 use crate::config::load::{self, Loaded};
 use crate::health::cause::{Cause, Status, TABLE};
@@ -29,6 +29,7 @@ use crate::latches::{self, Kind, Latches};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::outputs::markers::{self, Markers};
 use crate::probes::{Context, Spec, observe_all};
+use crate::replace::outlook::Outlook;
 use crate::report::{self, Missing, Report, Seen};
 use crate::resume;
 use crate::snapshot::About;
@@ -336,6 +337,8 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
     let (instance, region) = Doors::new(memory, now).judge(&inputs);
     let domains = states.iter().map(|state| verdict::domain(state, &inputs)).collect::<Vec<_>>();
     let components = states.into_iter().zip(domains).collect::<Vec<_>>();
+    let stamp = Stamp { boot: about.boot.clone(), time: now, wall: at };
+    let replacement = Outlook::at_first(about, config, &components, &latches, gate_closed, &stamp);
     let seen = Seen {
         about,
         config,
@@ -345,6 +348,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
         latches: &latches,
         lifecycle: &lifecycle,
         gate_closed,
+        replacement: &replacement,
     };
     let mut report = Report::of(report::Kind::Check, &seen, now, at);
     report.missing.extend(unusable.iter().map(|error| Missing {

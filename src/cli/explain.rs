@@ -6,7 +6,7 @@ use std::path::Path;
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
 use crate::group::vote::Vote;
-use crate::health::cause::{OnInstance, OnRegion, Row, TABLE};
+use crate::health::cause::{OnInstance, OnRegion, OnReplacement, Row, TABLE};
 use crate::report::{Component, Report};
 
 /// Columns before what a component says.
@@ -28,7 +28,12 @@ pub(super) fn text(report: &Report, verdict: Option<Verdict>) -> String {
     let _ = match verdict {
         Some(Verdict::Instance) => instance(&mut out, report),
         Some(Verdict::Region) => region(&mut out, report),
-        None => instance(&mut out, report).and_then(|()| out.write_char('\n')).and_then(|()| region(&mut out, report)),
+        Some(Verdict::Replace) => replace(&mut out, report),
+        None => instance(&mut out, report)
+            .and_then(|()| out.write_char('\n'))
+            .and_then(|()| region(&mut out, report))
+            .and_then(|()| out.write_char('\n'))
+            .and_then(|()| replace(&mut out, report)),
     };
     out
 }
@@ -105,6 +110,32 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+fn replace(out: &mut String, report: &Report) -> std::fmt::Result {
+    let replacement = &report.replacement;
+    writeln!(out, "{BOLD}Is this instance to be replaced?{BOLD:#}  {}", replacement.plan)?;
+    say(
+        out,
+        "The agent asks the group, and then Auto Scaling, when this instance alone has a fault that goes with it.",
+        2,
+    )?;
+    say(out, &format!("Now: {}.", replacement.words), 2)?;
+    writeln!(out)?;
+    for component in &report.components {
+        let effect = match row(component).map(|row| row.replacement) {
+            None => "no reason",
+            Some(OnReplacement::Never) => "no reason: a new instance would have it too",
+            Some(OnReplacement::AfterLadder) => "a reason once restarting it did not help",
+            Some(OnReplacement::LocalAfterLadder) => "a reason if it is this instance's own, once repairs did not help",
+            Some(OnReplacement::LocalOnly) => "a reason if it is this instance's own",
+            Some(OnReplacement::Yes) => "a reason",
+        };
+        line(out, component, effect)?;
+    }
+    writeln!(out)?;
+    let mode = if replacement.enforce { "enforce: it acts" } else { "observe: it only counts" };
+    say(out, &format!("`replace.mode` is {mode}."), 2)
 }
 
 fn line(out: &mut String, component: &Component, effect: &str) -> std::fmt::Result {
@@ -187,6 +218,25 @@ mod tests {
 
           efs fails and no member passes, for 21 s: closes in 39 s if that stays
           It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.
+
+        Is this instance to be replaced?  refused
+          The agent asks the group, and then Auto Scaling, when this instance alone has a fault that goes
+          with it.
+          Now: efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or there is no usable
+          `key_file`: it is only counted; Draining: the instance drains: whoever drains it looks after it;
+          PeersShareIt: no other member is known to be free of the same fault; counted so far as one that
+          would have been replaced: 1.
+
+          nginx     healthy    no reason
+          app       UNHEALTHY  app-timeout: no reason: a new instance would have it too; another fault may
+                               explain it
+          efs       UNHEALTHY  efs-hung: a reason if it is this instance's own
+          database  degraded   database-slow: no reason: a new instance would have it too
+          host      healthy    no reason
+          wiring    healthy    no reason
+          queue     healthy    no reason
+
+          `replace.mode` is observe: it only counts.
         ");
     }
 

@@ -9,12 +9,16 @@ use jiff::tz::TimeZone;
 use super::client::{self, Error};
 use super::render::{self, DIM, wrap};
 use super::{Exit, Format, HistoryArgs, time};
+use crate::replace::records::{Record, Told};
 use crate::snapshot::HistoryEntry;
 
 /// Columns before the detail.
 const INDENT: usize = 28;
 
 pub(super) fn run(socket: &Path, args: &HistoryArgs) -> Exit {
+    if args.group {
+        return group(socket, args.format);
+    }
     let bounds = [("since", args.since), ("until", args.until)];
     let query: Vec<_> = bounds.iter().filter_map(|(name, at)| at.map(|at| format!("{name}={at}"))).collect();
     let path = if query.is_empty() { "/history".to_owned() } else { format!("/history?{}", query.join("&")) };
@@ -39,6 +43,47 @@ pub(super) fn run(socket: &Path, args: &HistoryArgs) -> Exit {
     }
 }
 
+/// Why instances of the group are gone.
+fn group(socket: &Path, format: Format) -> Exit {
+    let answer = client::block_on(client::ask(socket, Method::GET, "/records", Vec::new()));
+    let told = answer.and_then(|body| {
+        let told = serde_json::from_slice::<Vec<Told>>(&body).map_err(Error::Unreadable)?;
+        Ok((body, told))
+    });
+    match told {
+        Ok((body, _)) if format == Format::Json => {
+            render::data(&String::from_utf8_lossy(&body));
+            Exit::Ok
+        }
+        Ok((_, told)) => {
+            if told.is_empty() {
+                render::note("no instance of this group is known to have been replaced within 30 days");
+            }
+            render::data(&records(&told, &TimeZone::system()));
+            Exit::Ok
+        }
+        Err(error) => error.show(),
+    }
+}
+
+/// Oldest first: when, which and why; the votes, and what changed there before, below.
+fn records(told: &[Told], zone: &TimeZone) -> String {
+    let mut out = String::new();
+    for Told { record, .. } in told {
+        let Record { at, instance, group, cause, detail, votes, transitions, .. } = record;
+        let when = time::show(*at, zone);
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{when}  {instance} of {group} was marked Unhealthy: {cause}");
+        let votes = format!("{} of {} members asked were well", votes.healthy, votes.asked);
+        let detail = if detail.is_empty() { votes } else { format!("{detail}; {votes}") };
+        let _ = writeln!(out, "  {}", wrap(&detail, 2));
+        for line in text(transitions, zone).lines() {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+    out
+}
+
 /// Oldest first: local time with its offset, UTC, what changed; the detail below.
 fn text(entries: &[HistoryEntry], zone: &TimeZone) -> String {
     let mut out = String::new();
@@ -59,6 +104,35 @@ fn text(entries: &[HistoryEntry], zone: &TimeZone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::verdict::Tally;
+
+    #[test]
+    fn the_groups_records_say_who_went_why_and_what_was_before() {
+        let record = Record {
+            id: "1".to_owned(),
+            at: "2026-11-24T21:42:07Z".parse().unwrap(),
+            group: "web".to_owned(),
+            instance: "i-0a".to_owned(),
+            cause: "efs-hung".to_owned(),
+            detail: "/mnt/efs hangs".to_owned(),
+            votes: Tally { asked: 3, healthy: 2, failing: 0, near: 1 },
+            plan: String::new(),
+            transitions: vec![HistoryEntry {
+                at: "2026-11-24T21:36:01Z".parse().unwrap(),
+                what: "efs".to_owned(),
+                from: "healthy".to_owned(),
+                to: "unhealthy".to_owned(),
+                cause: Some("efs-hung".to_owned()),
+                detail: String::new(),
+            }],
+        };
+        let text = records(&[Told { age_seconds: 60, record }], &TimeZone::UTC);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
+        2026-11-24 21:42:07 +00:00  i-0a of web was marked Unhealthy: efs-hung
+          /mnt/efs hangs; 2 of 3 members asked were well
+            2026-11-24 21:36:01 +00:00  21:36:01Z  efs       healthy -> unhealthy: efs-hung
+        ");
+    }
 
     #[test]
     fn entries_have_local_time_and_utc() {

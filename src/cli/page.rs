@@ -309,7 +309,13 @@ fn verdicts(page: &mut String, report: &Report) -> std::fmt::Result {
         more(page, &line)?;
     }
     verdict(page, "promoted", verdicts.promoted.code, &verdicts.promoted.state, &acts.promoted)?;
-    writeln!(page, "  {:<10}{:<18}{}", "replaced", "no", wrap(&acts.replacement, VERDICT_INDENT))?;
+    // Whether it goes is a matter of what the running agent remembers.
+    let planned = report.live.as_deref().unwrap_or(report);
+    let word = match planned.replacement.plan.as_str() {
+        "" | "nothing" | "refused" => "no",
+        plan => plan,
+    };
+    writeln!(page, "  {:<10}{word:<18}{}", "replaced", wrap(&planned.acts.replacement, VERDICT_INDENT))?;
 
     if let Some(Held { instance, region, promoted, markers }) = &report.held {
         let markers = if markers.is_empty() { "none stands".to_owned() } else { markers.join(", ") };

@@ -160,6 +160,10 @@ pub fn as_toml(config: &Config) -> String {
     page.duration("hold_efs", config.policy.hold_efs);
     page.duration("hold_capacity", config.policy.hold_capacity);
     page.duration("reopen", config.policy.reopen);
+    page.table("replace");
+    page.text("mode", if config.replace.enforce { "enforce" } else { "observe" });
+    page.duration("sustain", config.replace.sustain);
+    page.duration("cooldown", config.replace.cooldown);
 
     page.table("metrics");
     page.list("allow", &config.metrics_allow);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::health::component::Schedule;
 use crate::health::verdict::Policy;
+use crate::replace::plan::ReplacePolicy;
 
 /// The shape of file that this release reads.
 const SCHEMA: u32 = 1;
@@ -32,7 +33,7 @@ const MYSQL_PORT: u16 = 3306;
 const TAKEN: [&str; 8] = ["nginx", "app", "efs", "database", "host", "wiring", "instance", "region"];
 
 /// Top-level keys that are read and checked, and that this release does nothing with.
-pub(super) const NOT_ACTED_ON: [&str; 3] = ["authority", "replace", "repoint"];
+pub(super) const NOT_ACTED_ON: [&str; 2] = ["authority", "repoint"];
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
@@ -40,6 +41,8 @@ const LIMIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::fro
 const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// The agent may answer `starting` for at most this long: by then a health check would have taken it out.
 const START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(15);
+/// A grant must outlive the replacement that it is for: the look, the round and the call take half a minute at most.
+const COOLDOWN: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
 const TIMES: RangeInclusive<u32> = 1..=100;
 
 const fn schedule_of(interval: u64, timeout: u64, fast: Option<u64>, fall: u32, rise: u32) -> Schedule {
@@ -105,7 +108,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
     metrics.end();
 
     authority(top.section("authority"), &regions);
-    replace(top.section("replace"));
+    let replace = replace(top.section("replace"), key_file.is_some());
     repoint(top.section("repoint"));
     let mut cloudwatch = top.section("cloudwatch");
     let namespace = cloudwatch.read("namespace", namespace);
@@ -128,6 +131,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         wiring,
         exec,
         policy,
+        replace,
         metrics_allow,
         cloudwatch: cloudwatch_is_on.then(|| namespace.unwrap_or_else(|| "DrAgent".to_owned())),
         regions,
@@ -475,11 +479,18 @@ fn namespace(text: &str) -> Result<String, String> {
     if name.starts_with("AWS/") { Err("must not begin with `AWS/`: those are AWS's own".to_owned()) } else { Ok(name) }
 }
 
-fn replace(mut section: Section<'_>) {
-    section.word("mode", &["observe", "enforce"]);
-    section.duration("sustain", Duration::from_secs(300), LIMIT);
-    section.duration("cooldown", Duration::from_secs(900), LIMIT);
+fn replace(mut section: Section<'_>, has_keys: bool) -> ReplacePolicy {
+    let enforce = section.word("mode", &["observe", "enforce"]) == "enforce";
+    if enforce && !has_keys {
+        section.reject("mode", "needs `key_file`: without keys nobody can prove to be of the group and agree");
+    }
+    let policy = ReplacePolicy {
+        enforce,
+        sustain: section.duration("sustain", Duration::from_secs(300), LIMIT),
+        cooldown: section.duration("cooldown", Duration::from_secs(900), COOLDOWN),
+    };
     section.end();
+    policy
 }
 
 fn repoint(mut section: Section<'_>) {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::attribution::Attribution;
 use super::view::{Me, Round};
 use super::vote::Vote;
+use super::word::Word;
 use crate::clock::BootTime;
 use crate::health::component::ComponentState;
-use crate::health::verdict::Group;
+use crate::health::verdict::{Group, InstanceState, Tally};
 
 /// A round older than this says nothing any more: three were missed.
 const STALE_AFTER: Duration = Duration::from_secs(15);
@@ -51,14 +52,29 @@ impl Peers {
         };
         let words: Vec<_> = round.words(&me).collect();
         let seen = components.iter().filter(|component| round.have_seen_it_work(component, &me));
-        let failing = components.iter().filter(|component| component.is_failing_now());
+        let failing: Vec<_> = components.iter().filter(|component| component.is_failing_now()).collect();
+        let tally = |component: &ComponentState| {
+            let ballots = round.ballots(component, &me);
+            let count = |vote: Vote| ballots.iter().filter(|ballot| ballot.vote == vote).count();
+            Tally {
+                asked: ballots.len(),
+                healthy: count(Vote::Healthy),
+                failing: count(Vote::Failing),
+                near: ballots.iter().filter(|ballot| ballot.in_my_zone).count(),
+            }
+        };
+        let serves = |word: &&Word| word.state == InstanceState::Serving.name() && word.serving && !word.draining;
         Group {
             passing: with(Vote::Healthy),
             failing: with(Vote::Failing),
             seen_working: seen.map(|component| component.component.clone()).collect(),
             can_serve: words.iter().any(|word| word.serving),
             region_closed: (!words.is_empty()).then(|| words.iter().any(|word| word.region_closed)),
-            domains: Some(failing.map(|c| (c.component.clone(), self.attribution.domain(&c.component))).collect()),
+            domains: Some(
+                failing.iter().map(|c| (c.component.clone(), self.attribution.domain(&c.component))).collect(),
+            ),
+            tallies: failing.iter().map(|c| (c.component.clone(), tally(c))).collect(),
+            serving: words.iter().copied().filter(serves).filter_map(|word| word.instance.clone()).collect(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::observation::Component;
 
 mod weight;
 
-pub use weight::{Domain, Group, Inputs, Policy, domain};
+pub use weight::{Domain, Group, Inputs, Policy, Tally, domain};
 use weight::{Vote, blockers, closes, has_risen, is_convincing, may_block, vote, was_healthy};
 
 /// A component and the cause by which it counts.

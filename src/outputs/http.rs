@@ -2,6 +2,7 @@
 //! control (people on this machine ask, on a unix socket). Each has its own connections and its own limits.
 
 mod control;
+mod grants;
 mod peer;
 mod public;
 mod server;
@@ -29,6 +30,7 @@ use crate::config::{Listen, PublicAddress};
 use crate::telemetry::ErrorChain;
 
 pub use control::Control;
+pub use grants::Members;
 
 /// Connections that may wait to be accepted. The runtime's own default queues 128, and of 1,000 clients that come at
 /// once most would wait for a second or more.

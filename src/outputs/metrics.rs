@@ -12,6 +12,8 @@ use crate::health::component::ComponentState;
 use crate::latches::Kind;
 use crate::observation::{DatabaseFacts, EfsFacts, Facts, HostFacts};
 use crate::outputs::cloudwatch;
+use crate::replace::plan::Plan;
+use crate::replace::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry;
 
@@ -58,6 +60,17 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
     page.flag(&[], snapshot.lifecycle.rebalance);
     page.gauge("dr_agent_on_hold", "1 while repair and replacement of this instance are held.");
     page.flag(&[], snapshot.latches.get(Kind::Hold).is_some());
+    let replacement = &snapshot.replacement;
+    page.counter("dr_agent_would_replace_total", "Faults for which this instance would have been replaced.");
+    page.sample(&[], replacement.would);
+    page.gauge("dr_agent_replace_plan", "1 for what is planned about this instance, 0 for the rest.");
+    for plan in Plan::NAMES {
+        page.flag(&[("plan", plan)], replacement.plan.name() == plan);
+    }
+    page.gauge("dr_agent_replace_refusal", "1 for each reason why this instance is not replaced now.");
+    for refusal in Refusal::ALL {
+        page.flag(&[("refusal", refusal.name())], replacement.refusals().contains(refusal));
+    }
 }
 
 fn aws_calls(page: &mut Page) {

@@ -92,6 +92,8 @@ pub struct Efs {
     killed: Option<Child>,
     /// The child that hangs, found in this attempt: its process id and since when.
     hung: Option<(u32, Duration)>,
+    /// What the look at the mount target because of that found.
+    target_accepts: Option<bool>,
 }
 
 /// A child that takes requests.
@@ -119,6 +121,7 @@ impl Efs {
             worker: None,
             killed: None,
             hung: None,
+            target_accepts: None,
         }
     }
 
@@ -132,6 +135,7 @@ impl Efs {
 
     async fn probe(&mut self, stages: &mut Stages) -> Result<(), Finding> {
         self.hung = None;
+        self.target_accepts = None;
         self.holder = None;
         stages.enter(STAGE_MOUNTINFO);
         self.find_mount()?;
@@ -318,6 +322,7 @@ impl Efs {
         self.hung = Some((pid, age));
         let Some(mount) = &self.mount else { return Finding::new(Cause::EfsHung, format!("{what} hangs")) };
         let view = self.vantage.look(mount).await;
+        self.target_accepts = view.target_accepts;
         let detail = format!("{what} (pid {pid}) has not returned for {:.1} s; {}", age.as_secs_f64(), view.words);
         Finding::new(view.cause, detail)
     }
@@ -355,6 +360,7 @@ impl Probe for Efs {
             read_only: mount.is_some_and(|mount| mount.read_only),
             hung_child: self.hung.map(|(pid, _)| pid),
             hung_seconds: self.hung.map(|(_, age)| age.as_secs()),
+            target_accepts: self.target_accepts,
         })
     }
 }

@@ -17,6 +17,9 @@ use crate::latches::{self, Latch, Latches};
 use crate::observation::{Component, DatabaseFacts, EfsFacts, Facts, Finding, Observation, Outcome, Stage};
 use crate::owner::Owner;
 use crate::probes::Spec;
+use crate::replace::outlook::Outlook;
+use crate::replace::plan::Plan;
+use crate::replace::refusal::Refusal;
 use crate::snapshot::About;
 use crate::state::{self, State};
 
@@ -96,6 +99,7 @@ fn report(owner: &mut Owner, kind: Kind, now: BootTime) -> Report {
         latches: &snapshot.latches,
         lifecycle: &snapshot.lifecycle,
         gate_closed: snapshot.gate_closed,
+        replacement: &snapshot.replacement,
     };
     let mut report = Report::of(kind, &seen, now, at());
     if kind == Kind::Live {
@@ -184,5 +188,8 @@ pub(crate) fn trouble(kind: Kind) -> Report {
         owner.publish(now + MS(3_000), at());
         now = now + MS(4_000);
     }
+    let plan = Plan::Refused(vec![Refusal::NotEnforcing, Refusal::Draining, Refusal::PeersShareIt]);
+    let status = Outlook { plan, fault: Some((Component::Efs, Cause::EfsHung)), would: 1, ..Outlook::default() };
+    owner.take(Input::Replacement(Arc::new(status)), now);
     report(&mut owner, kind, now)
 }

@@ -161,7 +161,18 @@ fn the_shape_of_the_json() {
         "instance": "the load balancer stops sending it requests, unless no instance passes: then it sends to all",
         "region": "Route 53 keeps this region's record",
         "promoted": "nobody: this version promotes and fences no region",
-        "replacement": "nobody: this version marks no instance for replacement"
+        "replacement": "efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or there is no usable `key_file`: it is only counted; Draining: the instance drains: whoever drains it looks after it; PeersShareIt: no other member is known to be free of the same fault; counted so far as one that would have been replaced: 1"
+      },
+      "replacement": {
+        "plan": "refused",
+        "refusals": [
+          "NotEnforcing",
+          "Draining",
+          "PeersShareIt"
+        ],
+        "words": "efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or there is no usable `key_file`: it is only counted; Draining: the instance drains: whoever drains it looks after it; PeersShareIt: no other member is known to be free of the same fault; counted so far as one that would have been replaced: 1",
+        "enforce": false,
+        "would": 1
       },
       "works": [
         "`/health/instance` for the load balancer: from nginx, app, efs, database, host",

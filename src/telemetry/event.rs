@@ -29,6 +29,15 @@
 //! | [`group_unknown`] | `b3d1a7e0625c49f18e4f70c2d95a6b18` | ERROR |
 //! | [`lifecycle_changed`] | `e2a94c6f17d8403b95b0c8f3617de52a` | DRAINS, WHY, REBALANCE |
 //! | [`metrics_not_sent`] | `7d0b5f9a1c6e4e0e9a54c1d27f3b8e66` | ERROR |
+//! | [`plan_changed`] | `47766bd59d2b58551eaec521193292eb` | PLAN |
+//! | [`repair_asked`] | `63390f73ca100d25ea95d09b3f311bc4` | VERB, ATTEMPT |
+//! | [`repair_ended`] | `72bed3c49d1144a49f39f97c5a2c863d` | VERB, ERROR |
+//! | [`look_failed`] | `8477601a8f470453fd77433a7800af0c` | ERROR |
+//! | [`round_ended`] | `b435de3e65b068a406e47488a76af480` | ROUND, WON |
+//! | [`replacement_decided`] | `e8b0dc69552ed9e7ee83f605638c1f0d` | RECORD, CAUSE |
+//! | [`replacement_settled`] | `b3a0cd074bc6576c3b3f0f8d1d4ff99c` | OUTCOME |
+//! | [`grant_judged`] | `54b7c2c393daeb6a1651e3829d72f1b8` | ASKER, DENIAL |
+//! | [`replace_not_saved`] | `2a26a66df6c8ccbcf8e5656564749509` | ERROR |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
 use std::io;
@@ -37,12 +46,20 @@ use tracing::{Level, error, info, warn};
 
 use super::ErrorChain;
 use crate::aws::Failure;
+use crate::clock::BootTime;
 use crate::group::membership::Membership;
 use crate::health::cause::Status;
 use crate::health::component::Transition;
 use crate::health::verdict::{InstanceState, InstanceVerdict, RegionState, RegionVerdict};
 use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{Kind, Latches};
+use crate::replace::grants::Denial;
+use crate::replace::ladder::Verb;
+use crate::replace::memory::Outcome;
+use crate::replace::outlook::Outlook;
+use crate::replace::plan::Plan;
+use crate::replace::records::Record;
+use crate::replace::refusal::Refusal;
 use crate::snapshot::About;
 use crate::state::{LoadError, Owner};
 
@@ -70,6 +87,15 @@ pub const MEMBERS_CHANGED: &str = "5f0f6c0b1d0e4c0f9f6c2b8b3a7d41e2";
 pub const MEMBERS_UNKNOWN: &str = "0c7f2a91d4e84b6c8a51f3e96b20d7f4";
 pub const GROUP_UNKNOWN: &str = "b3d1a7e0625c49f18e4f70c2d95a6b18";
 pub const LIFECYCLE_CHANGED: &str = "e2a94c6f17d8403b95b0c8f3617de52a";
+pub const PLAN_CHANGED: &str = "47766bd59d2b58551eaec521193292eb";
+pub const REPAIR_ASKED: &str = "63390f73ca100d25ea95d09b3f311bc4";
+pub const REPAIR_ENDED: &str = "72bed3c49d1144a49f39f97c5a2c863d";
+pub const LOOK_FAILED: &str = "8477601a8f470453fd77433a7800af0c";
+pub const ROUND_ENDED: &str = "b435de3e65b068a406e47488a76af480";
+pub const REPLACEMENT_DECIDED: &str = "e8b0dc69552ed9e7ee83f605638c1f0d";
+pub const REPLACEMENT_SETTLED: &str = "b3a0cd074bc6576c3b3f0f8d1d4ff99c";
+pub const GRANT_JUDGED: &str = "54b7c2c393daeb6a1651e3829d72f1b8";
+pub const REPLACE_NOT_SAVED: &str = "2a26a66df6c8ccbcf8e5656564749509";
 /// Written by the log itself, when it could not take every line.
 pub const LINES_LOST: &str = "435c07afa4f21fb96ec1d46f4bc2b5e3";
 
@@ -321,6 +347,86 @@ pub fn turns_late(late: &[String]) {
     } else {
         error!(message_id = TURNS_LATE, late = late.as_str(), "not telling systemd that all is well: {late}");
     }
+}
+
+/// Something else is planned about this instance.
+pub fn plan_changed(status: &Outlook, now: BootTime) {
+    let words = status.words(now);
+    let level = match &status.plan {
+        Plan::Nothing => Level::INFO,
+        // Somebody must look: the group replaces its instances in vain.
+        Plan::Refused(refusals) if refusals.contains(&Refusal::ReplacementDidNotCure) => Level::ERROR,
+        _ => Level::WARN,
+    };
+    at!(level, message_id = PLAN_CHANGED, plan = status.plan.name(), "replacement: {words}");
+}
+
+/// The root helper was asked to repair something.
+pub fn repair_asked(verb: Verb, attempt: u32) {
+    warn!(message_id = REPAIR_ASKED, verb = verb.name(), attempt, "asking for {verb}, attempt {attempt}");
+}
+
+/// What came of a repair, by the helper's word.
+pub fn repair_ended(verb: Verb, error: Option<&str>) {
+    match error {
+        None => info!(message_id = REPAIR_ENDED, verb = verb.name(), "{verb} is done"),
+        Some(error) => error!(message_id = REPAIR_ENDED, verb = verb.name(), error, "{error}"),
+    }
+}
+
+/// Auto Scaling did not say how the group is, or what came of the call.
+pub fn look_failed(error: &str) {
+    warn!(message_id = LOOK_FAILED, error, "Auto Scaling could not be asked: {error}");
+}
+
+/// The members were asked whether this instance may go.
+pub fn round_ended(round: &str, won: bool) {
+    warn!(message_id = ROUND_ENDED, round, won, "asked the group whether this instance may be replaced: {round}");
+}
+
+/// This instance is about to be marked Unhealthy.
+pub fn replacement_decided(record: &Record) {
+    let text = serde_json::to_string(record).unwrap_or_default();
+    error!(
+        message_id = REPLACEMENT_DECIDED,
+        record = text.as_str(),
+        cause = record.cause.as_str(),
+        "marking this instance Unhealthy in its Auto Scaling group for {}: {}",
+        record.cause,
+        record.detail
+    );
+}
+
+/// What came of marking it.
+pub fn replacement_settled(outcome: &Outcome) {
+    match outcome {
+        Outcome::Refused(why) => {
+            error!(message_id = REPLACEMENT_SETTLED, outcome = "refused", "it was not marked Unhealthy: {why}");
+        }
+        Outcome::Calling | Outcome::Accepted => {
+            warn!(
+                message_id = REPLACEMENT_SETTLED,
+                outcome = "accepted",
+                "it is marked Unhealthy and will be replaced"
+            );
+        }
+    }
+}
+
+/// Another member asked whether it may be replaced.
+pub fn grant_judged(asker: &str, denial: Option<Denial>) {
+    let denial = denial.map(Denial::name);
+    match denial {
+        None => warn!(message_id = GRANT_JUDGED, asker, "agreed that {asker} is replaced"),
+        Some(denial) => {
+            info!(message_id = GRANT_JUDGED, asker, denial, "did not agree that {asker} is replaced: {denial}");
+        }
+    }
+}
+
+/// What a replacement must not forget could not be written down, so nothing is done on the strength of it.
+pub fn replace_not_saved(error: &io::Error) {
+    error!(message_id = REPLACE_NOT_SAVED, error = %ErrorChain(error), "cannot keep what replacement must remember: {}", ErrorChain(error));
 }
 
 const fn code(ok: bool) -> u16 {

@@ -86,7 +86,7 @@ fn wrong_usage_is_64_and_on_stderr() {
         &["hold"],
         &["hold", "--release", "--reason", "x"],
         &["history", "--since", "yesterday"],
-        &["explain", "replace"],
+        &["explain", "repoint"],
         &["check", "--format", "xml"],
     ] {
         let told = folder.run(args);
@@ -114,6 +114,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
       undrain  End a drain
       hold     Keep the agent from repairing or replacing this instance; verdicts do not change
       config   Check or show the configuration
+      helper   What needs root, for a request of the agent; systemd starts it
       version  The version and what it was built with
 
     Options:
@@ -143,7 +144,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
         assert_eq!(help.out.contains("--region <NAME>"), with_region, "{command}");
         seen += 1;
     }
-    assert_eq!(seen, 10);
+    assert_eq!(seen, 11);
 }
 
 #[test]
@@ -220,10 +221,10 @@ fn a_region_that_only_the_other_instances_have_is_checked_too() {
 
 #[test]
 fn show_prints_a_file_and_says_what_is_not_acted_on() {
-    let folder = Folder::new("[replace]\nmode = \"enforce\"\n");
+    let folder = Folder::new("[replace]\nsustain = \"7m\"\n[cloudwatch]\nnamespace = \"Shop\"\n");
     let told = folder.run(&["config", "show"]);
     assert_eq!(told.exit, 0, "{}", told.err);
-    assert!(told.err.contains("checks `replace` and does not act on it yet"), "{}", told.err);
+    assert!(told.err.contains("checks `cloudwatch` and does not act on it yet"), "{}", told.err);
     assert!(told.out.contains("\n[probe.nginx]\ninterval = \"2s\"\n"), "{}", told.out);
     // What it prints is a file.
     fs::write(folder.config(), &told.out).unwrap();

@@ -29,6 +29,8 @@ mod exec;
 mod health;
 // Who this instance is and who is in its group, whatever the metadata service and AWS do.
 mod identity;
+// The root helper that restarts and remounts.
+mod helper;
 // Local disks, memory, pressure.
 mod host;
 // The three listeners, their limits, and what abuses them.
@@ -41,6 +43,8 @@ mod matrix;
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
 mod nginx;
+// A group decides that one of it is replaced.
+mod replace;
 // Who names the region.
 mod region;
 // What the agent does when it is told to reload, to end or to pause, and what is left when it is killed.

@@ -30,7 +30,7 @@ fn all_is_well() {
       instance  200 serving       the load balancer sends it requests
       region    200 open          Route 53 keeps this region's record
       promoted  503 not-promoted  nobody: this version promotes and fences no region
-      replaced  no                nobody: this version marks no instance for replacement
+      replaced  no                nothing is unhealthy here
 
     What works now
       `/health/instance` for the load balancer: from nginx, app, efs, database, host
@@ -87,7 +87,7 @@ fn the_page_of_three_in_the_morning() {
       region    200 open          Route 53 keeps this region's record
                                   efs fails and no member passes, for 21 s: closes in 39 s if that stays
       promoted  503 not-promoted  nobody: this version promotes and fences no region
-      replaced  no                nobody: this version marks no instance for replacement
+      replaced  no                nothing is unhealthy here
       the running agent answers instance 200 serving: it remembers more than this one look, see
       `dr-agent explain`
 
@@ -115,7 +115,7 @@ fn a_newcomer_without_a_file() {
       region    200 open          Route 53 if it checks this path; with one region there is nowhere to
                                   fail over to
       promoted  503 not-promoted  nobody: this version promotes and fences no region
-      replaced  no                nobody: this version marks no instance for replacement
+      replaced  no                nothing is unhealthy here
 
     What works now
       `/health/instance` for the load balancer: from nginx, host
@@ -184,7 +184,11 @@ fn the_running_agent_in_trouble() {
       region    200 open          Route 53 keeps this region's record
                                   efs fails and no member passes, for 21 s: closes in 39 s if that stays
       promoted  503 not-promoted  nobody: this version promotes and fences no region
-      replaced  no                nobody: this version marks no instance for replacement
+      replaced  no                efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or
+                                  there is no usable `key_file`: it is only counted; Draining: the
+                                  instance drains: whoever drains it looks after it; PeersShareIt: no
+                                  other member is known to be free of the same fault; counted so far as
+                                  one that would have been replaced: 1
     "#);
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
 use crate::health::cause::{Cause, OnInstance, OnRegion, Row, Status};
@@ -44,6 +44,29 @@ pub struct Group {
     pub region_closed: Option<bool>,
     /// Whose fault each failure here is, by the votes; `None` if there is nobody to vote.
     pub domains: Option<BTreeMap<Component, Domain>>,
+    /// How the newest round voted on each component that fails here.
+    pub tallies: BTreeMap<Component, Tally>,
+    /// The other members, by instance id, whose instance verdict is 200 and that do not drain.
+    pub serving: BTreeSet<String>,
+}
+
+/// The votes of one round on one component.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Members asked, also those that did not answer.
+    pub asked: usize,
+    pub healthy: usize,
+    pub failing: usize,
+    /// Of those asked, the members of my zone.
+    pub near: usize,
+}
+
+impl Tally {
+    /// Most of those who were asked are well.
+    #[must_use]
+    pub const fn is_majority_healthy(&self) -> bool {
+        2 * self.healthy > self.asked
+    }
 }
 
 /// Whose fault an unhealthy component is.

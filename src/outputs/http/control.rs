@@ -1,4 +1,4 @@
-//! The control socket, in JSON: `GET /status`, `GET /history?since=TIME&until=TIME` (RFC 3339), and the latches:
+//! The control socket, in JSON: `GET /status`, `GET /records` (of replaced instances of the group), `GET /history?since=TIME&until=TIME` (RFC 3339), and the latches:
 //! `PUT /latch/drain` and `/latch/hold` with `{"reason": TEXT, "seconds": N, "force": BOOL}`, `DELETE` of the same.
 //!
 //! `seconds` left out is an hour for a drain and no end for a hold; `null` is until the machine reboots. Answers other
@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
 use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix};
-use crate::clock::{self, BootTime};
+use crate::clock::{self, BootTime, Stamp};
 use crate::input::Input;
 use crate::latches::{self, Kind, Latch, Latches};
+use crate::replace::records::Records;
 use crate::report::Report;
 use crate::snapshot::{HistoryEntry, Snapshot};
 use crate::telemetry::{ErrorChain, event};
@@ -63,6 +64,8 @@ pub struct Control {
     /// The kernel's id of this boot, which latches end with.
     pub boot: String,
     pub inputs: mpsc::Sender<Input>,
+    /// Of replaced instances of the group.
+    pub records: watch::Receiver<Arc<Records>>,
 }
 
 impl ControlSocket {
@@ -179,7 +182,8 @@ impl Shared {
                 };
                 json(&snapshot.history.iter().filter(in_window).collect::<Vec<_>>())
             }
-            "/status" | "/history" => Err(only("GET, HEAD")),
+            "/records" if is_get => json(&self.control.records.borrow().told(&Stamp::now(&self.control.boot))),
+            "/status" | "/history" | "/records" => Err(only("GET, HEAD")),
             path => {
                 let kind = path.strip_prefix("/latch/");
                 let Some(kind) = kind.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)) else {

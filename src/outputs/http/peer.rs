@@ -1,12 +1,14 @@
 //! The peer listener: what other machines may ask. `/peer` is for the other members of the group, who prove with a key
-//! that they are; `/metrics` for loopback and the configured networks.
+//! that they are, and so is what lies below it ([`super::grants`]); `/metrics` for loopback and the configured networks.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue, VIA};
@@ -16,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::grants::{self, Members};
 use super::server::{Limits, serve};
 use super::{JSON, Peer, TEXT, answer, bind_tcp};
 use crate::clock::BootTime;
@@ -34,6 +37,9 @@ const CONNECTIONS: usize = 128;
 /// In seconds. A scraper that keeps its connection comes back within a minute or connects anew.
 const PATIENCE: u32 = 5;
 
+/// What only members ask begins with this.
+const BELOW: &str = "/peer/";
+
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Peer {
@@ -43,12 +49,14 @@ impl Peer {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         standing: watch::Receiver<Arc<Standing>>,
         knocks: Knocks,
+        members: Members,
         cancelled: CancellationToken,
     ) {
         let service = |stream: &TcpStream| Answers {
             snapshots: snapshots.clone(),
             standing: standing.clone(),
             knocks: knocks.clone(),
+            members: members.clone(),
             asker: stream.peer_addr().ok().map(|address| address.ip()),
         };
         let Self { address, socket } = self;
@@ -62,6 +70,7 @@ struct Answers {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     standing: watch::Receiver<Arc<Standing>>,
     knocks: Knocks,
+    members: Members,
     /// Unknown when it was gone before it was looked at.
     asker: Option<IpAddr>,
 }
@@ -69,18 +78,24 @@ struct Answers {
 impl Service<Request<Incoming>> for Answers {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Either<
+        Ready<Result<Self::Response, Infallible>>,
+        Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>,
+    >;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        ready(Ok(self.answer(&request)))
+        if request.uri().path().starts_with(BELOW) && !is_proxied(&request) {
+            let (snapshot, standing) = (Arc::clone(&self.snapshots.borrow()), Arc::clone(&self.standing.borrow()));
+            let response = grants::respond(request, snapshot, standing, self.members.clone());
+            return Either::Right(Box::pin(async { Ok(response.await) }));
+        }
+        Either::Left(ready(Ok(self.answer(&request))))
     }
 }
 
 impl Answers {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        // A web server that hands requests on from anywhere connects from loopback.
-        let proxied = ["x-forwarded-for", "forwarded", VIA.as_str()];
-        if proxied.iter().any(|name| request.headers().contains_key(*name)) {
+        if is_proxied(request) {
             return answer(StatusCode::FORBIDDEN, TEXT, "not through a proxy\n");
         }
         let path = request.uri().path();
@@ -137,6 +152,11 @@ impl Answers {
         }
         response
     }
+}
+
+/// A web server that hands requests on from anywhere connects from loopback.
+fn is_proxied(request: &Request<Incoming>) -> bool {
+    ["x-forwarded-for", "forwarded", VIA.as_str()].iter().any(|name| request.headers().contains_key(*name))
 }
 
 fn may_read(allow: &[Network], asker: IpAddr) -> bool {

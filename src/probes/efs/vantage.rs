@@ -21,6 +21,8 @@ const LOOKUP_LIMIT: Duration = Duration::from_millis(300);
 pub(super) struct View {
     pub(super) cause: Cause,
     pub(super) words: String,
+    /// The mount target accepts TCP; `None` if it was not reached for.
+    pub(super) target_accepts: Option<bool>,
 }
 
 /// Looks at the server of a mount.
@@ -42,7 +44,11 @@ impl Vantage {
     /// Takes at most 0.8 s.
     pub(super) async fn look(&mut self, mount: &Mount) -> View {
         let Some(server) = mount.server() else {
-            return View { cause: Cause::EfsHung, words: "its mount options name no server".into() };
+            return View {
+                cause: Cause::EfsHung,
+                words: "its mount options name no server".into(),
+                target_accepts: None,
+            };
         };
         if server.ip().is_loopback() {
             let (proxy, target) = tokio::join!(connect(server), self.connect_target());
@@ -80,10 +86,15 @@ async fn connect(address: SocketAddr) -> io::Result<()> {
 
 fn judge(server: SocketAddr, connected: io::Result<()>) -> View {
     match connected {
-        Ok(()) => View { cause: Cause::EfsHung, words: format!("its server {server} accepts TCP") },
+        Ok(()) => View {
+            cause: Cause::EfsHung,
+            words: format!("its server {server} accepts TCP"),
+            target_accepts: Some(true),
+        },
         Err(error) => View {
             cause: Cause::EfsServerUnreachable,
             words: format!("its server {server} cannot be reached: {error}"),
+            target_accepts: Some(false),
         },
     }
 }
@@ -104,12 +115,13 @@ fn judge_proxied(
         Some(Err(error)) => format!("the mount target {name} cannot be reached: {error}"),
         None => format!("the mount target {name} has no known address"),
     };
+    let target_accepts = target.as_ref().map(Result::is_ok);
     let cause = match (connected, target) {
         (Err(_), Some(Ok(()))) => Cause::EfsProxyGone,
         (_, Some(Err(_))) => Cause::EfsServerUnreachable,
         (Ok(()), _) | (Err(_), None) => Cause::EfsHung,
     };
-    View { cause, words: format!("{proxy_words}; {target_words}") }
+    View { cause, words: format!("{proxy_words}; {target_words}"), target_accepts }
 }
 
 #[cfg(test)]
@@ -133,6 +145,8 @@ mod tests {
         let server = "10.0.0.5:2049".parse().unwrap();
         assert_eq!(judge(server, Ok(())).cause, Cause::EfsHung);
         assert_eq!(judge(server, refused()).cause, Cause::EfsServerUnreachable);
+        assert_eq!(judge(server, Ok(())).target_accepts, Some(true));
+        assert_eq!(judge(server, refused()).target_accepts, Some(false));
     }
 
     #[test]
@@ -145,6 +159,10 @@ mod tests {
         assert_eq!(cause(Ok(()), Some(refused())), Cause::EfsServerUnreachable);
         assert_eq!(cause(Ok(()), Some(Ok(()))), Cause::EfsHung);
         assert_eq!(cause(Ok(()), None), Cause::EfsHung);
+        let accepts = |connected, target| judge_proxied(proxy, connected, Some("fs-1"), target).target_accepts;
+        assert_eq!(accepts(refused(), Some(Ok(()))), Some(true), "the proxy's own port says nothing of the target");
+        assert_eq!(accepts(Ok(()), Some(refused())), Some(false));
+        assert_eq!(accepts(Ok(()), None), None);
     }
 
     #[tokio::test]

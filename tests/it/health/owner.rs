@@ -15,6 +15,7 @@ use dr_agent::input::{Input, Pace};
 use dr_agent::latches::{self, Kind, Latch, Latches};
 use dr_agent::observation::{Component, Facts, Finding, Outcome};
 use dr_agent::owner::Owner;
+use dr_agent::replace::plan::ReplacePolicy;
 use dr_agent::snapshot::{About, Snapshot};
 use dr_agent::state::{self, State};
 use jiff::Timestamp;
@@ -69,6 +70,7 @@ pub fn config() -> Config {
         },
         exec: BTreeMap::new(),
         policy: policy(),
+        replace: ReplacePolicy { enforce: false, sustain: secs(300), cooldown: secs(900) },
         metrics_allow: vec![],
         cloudwatch: None,
         regions: BTreeMap::new(),

@@ -10,6 +10,7 @@ pub mod hangfs;
 pub mod imds;
 pub mod machine;
 pub mod mariadb;
+pub mod member;
 pub mod moto;
 pub mod nginx;
 pub mod served;

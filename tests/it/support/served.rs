@@ -11,7 +11,7 @@ use dr_agent::health::verdict::Memory;
 use dr_agent::input::Input;
 use dr_agent::latches::{self, Latches};
 use dr_agent::observation::Observation;
-use dr_agent::outputs::http::{Control, Listeners};
+use dr_agent::outputs::http::{Control, Listeners, Members};
 use dr_agent::outputs::markers;
 use dr_agent::owner::Owner;
 use dr_agent::snapshot::{About, Snapshot};
@@ -83,13 +83,24 @@ impl Served {
                 tasks.spawn(owner.run(inbox, publisher));
                 let Listeners { public, peer, control, .. } = listeners;
                 tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
+                let members = Members {
+                    boot: "b".to_owned(),
+                    questions: mpsc::channel(1).0,
+                    records: watch::channel(Arc::default()).1,
+                };
                 tasks.spawn(peer.serve(
                     snapshots.clone(),
                     watch::channel(Arc::default()).1,
                     Knocks::default(),
+                    members,
                     token.clone(),
                 ));
-                let orders = Control { state_dir: dir.clone(), boot: BOOT.to_owned(), inputs: inputs.clone() };
+                let orders = Control {
+                    state_dir: dir.clone(),
+                    boot: BOOT.to_owned(),
+                    inputs: inputs.clone(),
+                    records: watch::channel(Arc::default()).1,
+                };
                 tasks.spawn(control.serve(snapshots.clone(), orders, token.clone()));
                 tasks.spawn(markers::run(dir, snapshots.clone(), inputs.clone(), token.clone()));
                 ready.send((snapshots, inputs, turned, addresses)).expect("the test waits");

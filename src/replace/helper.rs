@@ -1,0 +1,113 @@
+//! How the agent, which has no rights, has the machine repaired: it writes a request, systemd starts a root helper for
+//! it, and the helper's result is a file that only root can write.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ladder::Verb;
+use crate::state::write_atomically;
+
+/// The helper ends within 30 s.
+pub const LIMIT: Duration = Duration::from_secs(35);
+
+/// Where requests and results are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    requests: PathBuf,
+    results: PathBuf,
+}
+
+/// What the helper says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Of the request.
+    pub id: String,
+    pub ok: bool,
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+impl Paths {
+    /// Beside the control socket: `/run/dr-agent/request` and `/run/dr-agent-result` for `/run/dr-agent/control.sock`.
+    #[must_use]
+    pub fn of(control: &Path) -> Self {
+        let dir = control.parent().unwrap_or(Path::new("/run/dr-agent"));
+        let mut results = dir.as_os_str().to_owned();
+        results.push("-result");
+        Self { requests: dir.join("request"), results: results.into() }
+    }
+
+    /// Where a mount is tried before it takes the place of the old one.
+    #[must_use]
+    pub fn staging(&self) -> PathBuf {
+        self.results.join("staging")
+    }
+
+    fn request_file(&self, verb: Verb) -> PathBuf {
+        self.requests.join(verb.name())
+    }
+
+    fn result_file(&self, verb: Verb) -> PathBuf {
+        self.results.join(format!("{verb}.json"))
+    }
+
+    /// Asks for a repair. Blocking.
+    ///
+    /// # Errors
+    /// When the request cannot be written.
+    pub fn request(&self, verb: Verb, id: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.requests)?;
+        // In place and in one write: systemd watches this file, and an id always has the same length.
+        let mut file = fs::File::options().write(true).create(true).truncate(false).open(self.request_file(verb))?;
+        file.write_all(format!("{id}\n").as_bytes())
+    }
+
+    /// What was asked for last. Blocking.
+    ///
+    /// # Errors
+    /// When there is no request.
+    pub fn requested(&self, verb: Verb) -> io::Result<String> {
+        Ok(fs::read_to_string(self.request_file(verb))?.trim().to_owned())
+    }
+
+    /// The result of the request `id`, if it is there. Blocking.
+    #[must_use]
+    pub fn result(&self, verb: Verb, id: &str) -> Option<Done> {
+        let text = fs::read(self.result_file(verb)).ok()?;
+        serde_json::from_slice::<Done>(&text).ok().filter(|done| done.id == id)
+    }
+
+    /// Tells what came of a request. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn report(&self, verb: Verb, done: &Done) -> io::Result<()> {
+        fs::create_dir_all(&self.results)?;
+        write_atomically(&self.result_file(verb), &serde_json::to_vec(done)?, 0o644)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_only_of_the_request_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::of(&dir.path().join("run/control.sock"));
+        assert_eq!(Paths::of(Path::new("/run/dr-agent/control.sock")).results, Path::new("/run/dr-agent-result"));
+        assert!(paths.requested(Verb::NginxRestart).is_err());
+        paths.request(Verb::NginxRestart, "first").unwrap();
+        paths.request(Verb::NginxRestart, "again").unwrap();
+        assert_eq!(paths.requested(Verb::NginxRestart).unwrap(), "again");
+        let done = Done { id: "again".to_owned(), ok: false, error: Some("nginx -t: no".to_owned()) };
+        paths.report(Verb::NginxRestart, &done).unwrap();
+        assert_eq!(paths.result(Verb::NginxRestart, "again"), Some(done));
+        assert_eq!(paths.result(Verb::NginxRestart, "first"), None);
+        assert_eq!(paths.result(Verb::EfsRemount, "again"), None);
+    }
+}
