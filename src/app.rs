@@ -180,8 +180,12 @@ impl Bound {
             move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
         });
         tasks.restarted("identity", cancelled.clone(), {
-            let (aws, dir, seed, cancelled) = (aws.clone(), dir.clone(), about.boot.clone(), cancelled.clone());
-            move || identity::find::run(aws.clone(), dir.clone(), identity.clone(), seed.clone(), cancelled.clone())
+            let (aws, dir, cancelled) = (aws.clone(), dir.clone(), cancelled.clone());
+            let (instance, seed) = (about.owner.instance.clone(), about.boot.clone());
+            move || {
+                let (aws, instance, dir) = (aws.clone(), instance.clone(), dir.clone());
+                identity::find::run(aws, instance, dir, identity.clone(), seed.clone(), cancelled.clone())
+            }
         });
         tasks.restarted("lifecycle", cancelled.clone(), {
             let (identity, snapshots, inputs, cancelled) =

@@ -54,6 +54,9 @@ impl Bound {
             }
             None
         });
+        // In the same boot this is the same machine, whatever it is.
+        let same_boot = saved.as_ref().filter(|state| state.boot == boot);
+        who.instance = who.instance.take().or_else(|| same_boot.and_then(|state| state.owner.instance.clone()));
         // The last word on the region: what this instance's own state says.
         let remembered = saved.as_ref().and_then(|state| state.owner.region.clone()).filter(|_| who.region.is_none());
         let region_is_remembered = remembered.is_some();

@@ -114,7 +114,7 @@ impl Running {
     /// again, has the values of all regions.
     async fn identify(&mut self, identity: &Identity) {
         let owner = &mut self.about.owner;
-        owner.instance = owner.instance.take().or_else(|| identity.instance.clone());
+        owner.instance = identity.instance.clone().or_else(|| owner.instance.take());
         let is_open = owner.region.is_none() || self.region_is_remembered;
         if let Some(region) = identity.region.as_ref().filter(|_| is_open) {
             self.region_is_remembered = false;

@@ -1,7 +1,7 @@
-//! The task that finds out who this instance is: from the firmware, the metadata service and, for the group, from AWS
-//! where the metadata service has no tags. Asks until it knows the group, less and less often.
+//! The task that finds out who this instance is: from the metadata service and, for the group, from AWS where that has
+//! no tags. Asks until it knows the group, less and less often.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::group::membership;
 use crate::probes::blocking::Lane;
 use crate::telemetry::{ErrorChain, event};
 
-/// The first wait on an EC2 instance whose metadata service does not answer yet, or while AWS does not say the group.
+/// The first wait on an instance that is known to be one, while the metadata service or AWS does not answer.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The first wait where there is no sign of EC2.
@@ -26,9 +26,11 @@ const ALONE: Duration = Duration::from_secs(600);
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
-/// Finds it and tells whoever watches, until cancelled.
+/// Finds it and tells whoever watches, until cancelled. `instance` is what the agent knows at its start, if anything;
+/// the firmware and the metadata service know better.
 pub async fn run(
     aws: Aws,
+    instance: Option<String>,
     state_dir: PathBuf,
     identities: watch::Sender<Arc<Identity>>,
     seed: String,
@@ -39,7 +41,7 @@ pub async fn run(
     loop {
         let wait = tokio::select! {
             () = cancelled.cancelled() => return,
-            wait = look(&aws, &state_dir, &identities, &mut told) => wait,
+            wait = look(&aws, instance.as_deref(), &state_dir, &identities, &mut told) => wait,
         };
         let wait = match wait {
             Next::Done => {
@@ -70,25 +72,23 @@ enum Next {
 
 async fn look(
     aws: &Aws,
-    state_dir: &std::path::Path,
+    known: Option<&str>,
+    state_dir: &Path,
     identities: &watch::Sender<Arc<Identity>>,
     told: &mut Option<&'static str>,
 ) -> Next {
-    let by_firmware = super::instance();
-    let is_here = by_firmware.is_some();
     let mut found = Identity::from_imds().await;
-    found.instance = by_firmware.or(found.instance);
-    let (Some(instance), Some(region)) = (found.instance.clone(), found.region.clone()) else {
-        tell(identities, &found);
-        return Next::Again(if is_here || found.region.is_some() { SOON } else { ELSEWHERE });
-    };
-    if found.group.is_none() {
+    found.instance = super::instance().or(found.instance).or_else(|| known.map(str::to_owned));
+    if let (Some(instance), None) = (&found.instance, &found.group) {
         // What was known before the agent started again.
         let dir = state_dir.to_owned();
         let kept = LANE.run(move || membership::load(&dir)).await.ok().and_then(Result::ok).flatten();
-        found.group = kept.filter(|kept| kept.member(&instance).is_some()).map(|kept| kept.group);
+        found.group = kept.filter(|kept| kept.member(instance).is_some()).map(|kept| kept.group);
     }
     tell(identities, &found);
+    let (Some(instance), Some(region)) = (found.instance.clone(), found.region.clone()) else {
+        return Next::Again(if found == Identity::default() { ELSEWHERE } else { SOON });
+    };
     if found.group.is_some() {
         return Next::Done;
     }
