@@ -60,8 +60,13 @@ struct Clients {
 }
 
 impl Aws {
-    /// The clients for `region`: this instance has one, which may become known better once.
-    async fn clients(&self, region: &str) -> Clients {
+    /// The clients for `region`, for a call of `action`. This instance has one region, which may become known better once.
+    async fn clients(&self, action: &'static str, region: &str) -> Result<Clients, Failure> {
+        // Making them reads files, which may be on a disk that hangs.
+        timeout(ATTEMPT_LIMIT, self.made(region)).await.map_err(|_| Failure::late(action))
+    }
+
+    async fn made(&self, region: &str) -> Clients {
         let mut clients = self.clients.lock().await;
         if let Some(made) = clients.as_ref().filter(|made| made.region == region) {
             return made.clone();

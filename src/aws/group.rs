@@ -10,6 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Aws, Failure, call};
 use crate::replace::look::{Look, LookMember};
 
+const GROUPS: &str = "autoscaling:DescribeAutoScalingGroups";
+const INSTANCES: &str = "autoscaling:DescribeAutoScalingInstances";
+const MARK: &str = "autoscaling:SetInstanceHealth";
+const TAGS: &str = "autoscaling:CreateOrUpdateTags";
+
 /// Activities looked at, newest first: many more than a group has in half an hour.
 const ACTIVITIES: i32 = 20;
 
@@ -30,12 +35,9 @@ impl Aws {
     /// # Errors
     /// When one of them fails, within 10 s.
     pub async fn look(&self, region: &str, group: &str, now: Timestamp) -> Result<Option<Look>, Failure> {
-        let client = self.clients(region).await.auto_scaling;
+        let client = self.clients(GROUPS, region).await?.auto_scaling;
         let (groups, activities, refreshes) = tokio::try_join!(
-            call(
-                "autoscaling:DescribeAutoScalingGroups",
-                client.describe_auto_scaling_groups().auto_scaling_group_names(group).send()
-            ),
+            call(GROUPS, client.describe_auto_scaling_groups().auto_scaling_group_names(group).send()),
             call(
                 "autoscaling:DescribeScalingActivities",
                 client.describe_scaling_activities().auto_scaling_group_name(group).max_records(ACTIVITIES).send()
@@ -62,7 +64,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn mark_unhealthy(&self, region: &str, instance: &str) -> Result<(), Failure> {
-        let client = self.clients(region).await.auto_scaling;
+        let client = self.clients(MARK, region).await?.auto_scaling;
         let once = Builder::new().retry_config(RetryConfig::disabled());
         let mark = client
             .set_instance_health()
@@ -71,7 +73,7 @@ impl Aws {
             .should_respect_grace_period(true)
             .customize()
             .config_override(once);
-        call("autoscaling:SetInstanceHealth", mark.send()).await.map(drop)
+        call(MARK, mark.send()).await.map(drop)
     }
 
     /// The group of `instance`; `None` if it is in none.
@@ -79,9 +81,9 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn group_of(&self, region: &str, instance: &str) -> Result<Option<String>, Failure> {
-        let client = self.clients(region).await.auto_scaling;
+        let client = self.clients(INSTANCES, region).await?.auto_scaling;
         let question = client.describe_auto_scaling_instances().instance_ids(instance).send();
-        let answer = call("autoscaling:DescribeAutoScalingInstances", question).await?;
+        let answer = call(INSTANCES, question).await?;
         // Whatever it says of others was not asked.
         let mut found = answer.auto_scaling_instances.into_iter().flatten();
         Ok(found.find(|found| found.instance_id() == Some(instance)).and_then(|found| found.auto_scaling_group_name))
@@ -92,11 +94,11 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn write_tag(&self, region: &str, group: &str, name: &str, value: &str) -> Result<(), Failure> {
-        let client = self.clients(region).await.auto_scaling;
+        let client = self.clients(TAGS, region).await?.auto_scaling;
         let key = format!("{TAG_PREFIX}{name}");
         let tag = Tag::builder().resource_id(group).resource_type("auto-scaling-group").key(key).value(value);
         let write = client.create_or_update_tags().tags(tag.propagate_at_launch(false).build());
-        call("autoscaling:CreateOrUpdateTags", write.send()).await.map(drop)
+        call(TAGS, write.send()).await.map(drop)
     }
 }
 

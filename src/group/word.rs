@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::health::cause::Status;
+use crate::health::cause::{Cause, Status};
 use crate::health::component::ComponentState;
+use crate::observation::{EfsFacts, Facts};
 use crate::snapshot::Snapshot;
 
 /// The version that this release speaks and understands.
@@ -123,9 +124,16 @@ impl ComponentWord {
             cause: component.newest_cause().map(|cause| cause.name().to_owned()),
             last_ok_age_ms: age(component.last_ok),
             last_fail_age_ms: age(component.last_fail),
-            in_flight_age_ms: None,
+            in_flight_age_ms: in_flight(component, now).map(milliseconds),
         }
     }
+}
+
+/// Of a probe that hangs, how long it has. An attempt that may still end well is nobody's business.
+fn in_flight(component: &ComponentState, now: BootTime) -> Option<Duration> {
+    let Facts::Efs(EfsFacts { hung_seconds: Some(seconds), .. }) = component.facts else { return None };
+    let hangs = component.newest_cause() == Some(Cause::EfsHung);
+    component.observed.filter(|_| hangs).map(|observed| Duration::from_secs(seconds) + now.since(observed))
 }
 
 /// A short fingerprint of a target: hosts and paths are nobody else's business (FNV-1a, 64 bits; it only has to tell
@@ -140,4 +148,32 @@ pub fn fingerprint(target: &str) -> String {
 
 fn milliseconds(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::component::Schedule;
+    use crate::observation::{Component, Finding, Observation, Outcome};
+
+    #[test]
+    fn a_probe_that_hangs_is_in_flight_since_it_began_until_something_else_is_seen() {
+        let at = |second| BootTime::from_boot(Duration::from_secs(second));
+        let (interval, timeout) = (Duration::from_secs(4), Duration::from_secs(3));
+        let schedule = Schedule { interval, timeout, fast_interval: None, fall: 1, rise: 3 };
+        let mut efs = ComponentState::new(Component::Efs, "/mnt".to_owned(), schedule, true, at(0));
+        let seen = |second, cause, facts| Observation {
+            component: Component::Efs,
+            began: at(second),
+            took: Duration::ZERO,
+            outcome: Outcome::Fail(Finding::new(cause, "x")),
+            stages: Vec::new(),
+            facts,
+        };
+        let hung = Facts::Efs(EfsFacts { hung_child: Some(1), hung_seconds: Some(9), ..EfsFacts::default() });
+        efs.apply(seen(100, Cause::EfsHung, hung));
+        assert_eq!(ComponentWord::of(&efs, at(102)).in_flight_age_ms, Some(11_000));
+        efs.apply(seen(103, Cause::EfsNotMounted, Facts::None));
+        assert_eq!(ComponentWord::of(&efs, at(104)).in_flight_age_ms, None);
+    }
 }
