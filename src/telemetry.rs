@@ -42,7 +42,9 @@ pub fn lost_lines() -> u64 {
 pub fn init() -> Flush {
     // What cannot be parsed is left out, as nobody reads an error here.
     let filter = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
-    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    // What fails in the SDK is told once by whoever called; it would tell each attempt, and quote answers.
+    let quiet = || Targets::new().with_default(LevelFilter::INFO).with_target("aws_", LevelFilter::ERROR);
+    let filter: Targets = filter.unwrap_or_else(quiet);
     let to_journal = connected_to_journal();
     let (lines, inbox) = sync_channel(QUEUE);
     let queue = Queue(lines);

@@ -7,6 +7,8 @@ use aws_sdk_autoscaling::config::http::HttpResponse;
 use aws_sdk_autoscaling::error::ProvideErrorMetadata;
 use thiserror::Error;
 
+use crate::telemetry::ErrorChain;
+
 pub(super) type SdkError<E> = aws_sdk_autoscaling::error::SdkError<E, HttpResponse>;
 
 /// What every operation's error has: a code and a message, which are strings as often as types.
@@ -99,6 +101,12 @@ impl Failure {
             _ => Kind::Unreachable,
         };
         Self { action, kind, source: Some(Box::new(error)) }
+    }
+
+    /// For a line in the log. What the SDK says of credentials is left out: it quotes answers of the metadata service.
+    #[must_use]
+    pub fn words(&self) -> String {
+        if self.kind == Kind::Unreachable { ErrorChain(self).to_string() } else { self.to_string() }
     }
 
     /// No answer within the agent's own deadline.

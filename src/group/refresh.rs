@@ -61,7 +61,7 @@ pub async fn run(
             questions.asked(asked.is_ok(), BootTime::now());
             let problem = match asked {
                 Ok(described) => keep(state_dir.clone(), group.clone(), instance.clone(), described).await.err(),
-                Err(failure) => Some(ErrorChain(&failure).to_string()),
+                Err(failure) => Some(failure.words()),
             };
             if let Some(problem) = problem.as_ref().filter(|_| problem != complained) {
                 event::members_unknown(problem);

@@ -13,7 +13,7 @@ use super::Identity;
 use crate::aws::{Aws, Failure, pace};
 use crate::group::membership;
 use crate::probes::blocking::Lane;
-use crate::telemetry::{ErrorChain, event};
+use crate::telemetry::event;
 
 /// The first wait on an instance that is known to be one, while the metadata service or AWS does not answer.
 const SOON: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ async fn look(
         Ok(None) => Next::Alone,
         Err(failure) => {
             if told.replace(failure.kind.name()) != Some(failure.kind.name()) {
-                event::group_unknown(&ErrorChain(&failure).to_string());
+                event::group_unknown(&failure.words());
             }
             Next::Again(SOON)
         }
