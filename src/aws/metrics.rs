@@ -7,6 +7,8 @@ use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
 use super::{Aws, Failure, call};
 use crate::outputs::cloudwatch::Minute;
 
+const PUT: &str = "cloudwatch:PutMetricData";
+
 /// A request shorter than this is not worth compressing. The SDK's own limit is 10 KiB, which a minute never reaches.
 const COMPRESSED_FROM: u32 = 512;
 
@@ -23,7 +25,7 @@ impl Aws {
         dimensions: &[(&str, &str)],
         minutes: impl Iterator<Item = &'a Minute>,
     ) -> Result<(), Failure> {
-        let client = self.clients(region).await.cloudwatch;
+        let client = self.clients(PUT, region).await?.cloudwatch;
         let dimensions: Vec<_> =
             dimensions.iter().map(|(name, value)| Dimension::builder().name(*name).value(*value).build()).collect();
         let mut request = client.put_metric_data().namespace(namespace);
@@ -40,6 +42,6 @@ impl Aws {
             }
         }
         let compressed = Builder::new().request_min_compression_size_bytes(COMPRESSED_FROM);
-        call("cloudwatch:PutMetricData", request.customize().config_override(compressed).send()).await.map(drop)
+        call(PUT, request.customize().config_override(compressed).send()).await.map(drop)
     }
 }

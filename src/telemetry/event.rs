@@ -270,7 +270,11 @@ pub fn membership_unreadable(error: &io::Error) {
 
 /// CloudWatch did not take what it was told. Said for the first failure and then once an hour.
 pub fn metrics_not_sent(failure: &Failure) {
-    warn!(message_id = METRICS_NOT_SENT, error = %ErrorChain(failure), "metrics could not be sent to CloudWatch; two hours of them are kept");
+    warn!(
+        message_id = METRICS_NOT_SENT,
+        error = failure.words().as_str(),
+        "metrics could not be sent to CloudWatch; two hours of them are kept"
+    );
 }
 
 /// The group has other members than it had.
