@@ -161,7 +161,7 @@ impl Bound {
         });
         tasks.restarted("replace", cancelled.clone(), {
             let channels = replace::run::Channels {
-                api: Arc::new(replace::api::Nobody),
+                api: Arc::new(replace::api::AutoScaling { aws: aws.clone(), snapshots: snapshots.clone() }),
                 state_dir: dir.clone(),
                 boot: about.boot.clone(),
                 snapshots: snapshots.clone(),

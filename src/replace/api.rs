@@ -1,8 +1,15 @@
 //! What a replacement needs of AWS, and what may come of it.
 
+use std::sync::Arc;
+
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::look::Look;
+use crate::aws::{Aws, Failure, Kind};
+use crate::clock;
+use crate::snapshot::Snapshot;
+use crate::telemetry::ErrorChain;
 
 /// The calls. Each has a deadline of its own.
 pub trait Api: Send + Sync + 'static {
@@ -21,21 +28,45 @@ pub trait Api: Send + Sync + 'static {
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
-/// Nobody to call: every look fails, and nothing is ever marked.
-#[derive(Debug, Clone, Copy)]
-pub struct Nobody;
+/// Auto Scaling in this instance's region.
+#[derive(Debug, Clone)]
+pub struct AutoScaling {
+    pub aws: Aws,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+}
 
-impl Api for Nobody {
-    async fn look(&self, _: &str, _: &str) -> Result<Look, Unavailable> {
-        Err(Unavailable("this version does not ask Auto Scaling".to_owned()))
+impl AutoScaling {
+    fn region(&self) -> Result<String, Unavailable> {
+        let region = self.snapshots.borrow().about.owner.region.clone();
+        region.ok_or_else(|| Unavailable("the region is unknown".to_owned()))
+    }
+}
+
+impl Api for AutoScaling {
+    async fn look(&self, group: &str, _: &str) -> Result<Look, Unavailable> {
+        let look = self.aws.look(&self.region()?, group, clock::wall()).await?;
+        look.ok_or_else(|| Unavailable(format!("Auto Scaling knows no group `{group}`")))
     }
 
-    async fn mark_unhealthy(&self, _: &str) -> Marked {
-        Marked::Refused("this version marks no instance".to_owned())
+    async fn mark_unhealthy(&self, instance: &str) -> Marked {
+        let region = match self.region() {
+            Ok(region) => region,
+            Err(unknown) => return Marked::Refused(unknown.to_string()),
+        };
+        match self.aws.mark_unhealthy(&region, instance).await {
+            Ok(()) => Marked::Accepted,
+            Err(failure) => Marked::of(&failure),
+        }
     }
 
-    async fn write_tag(&self, _: &str, _: &str, _: &str) -> Result<(), Unavailable> {
-        Err(Unavailable("this version writes no tag".to_owned()))
+    async fn write_tag(&self, group: &str, key: &str, value: &str) -> Result<(), Unavailable> {
+        Ok(self.aws.write_tag(&self.region()?, group, key, value).await?)
+    }
+}
+
+impl From<Failure> for Unavailable {
+    fn from(failure: Failure) -> Self {
+        Self(ErrorChain(&failure).to_string())
     }
 }
 
@@ -49,4 +80,20 @@ pub enum Marked {
     Refused(String),
     /// The answer was lost: it may have been done.
     Unknown(String),
+}
+
+impl Marked {
+    fn of(failure: &Failure) -> Self {
+        let why = ErrorChain(failure).to_string();
+        match &failure.kind {
+            // A string, and the only one that tells it from other refusals of the same code.
+            Kind::Service { code, message } if code == "ValidationError" && message.contains("grace period") => {
+                Self::InGracePeriod
+            }
+            // The code of an answer without one is its HTTP status: a server that failed may have done it before.
+            Kind::Service { code, .. } if code.starts_with('5') || code.starts_with("Internal") => Self::Unknown(why),
+            Kind::Service { .. } | Kind::Denied | Kind::NoCredentials | Kind::Throttled => Self::Refused(why),
+            Kind::Timeout | Kind::Unreachable => Self::Unknown(why),
+        }
+    }
 }
