@@ -74,7 +74,10 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
 }
 
 fn aws_calls(page: &mut Page) {
-    page.counter("dr_agent_cloudwatch_minutes_lost_total", "Minutes that CloudWatch could not be told, or refused.");
+    page.counter(
+        "dr_agent_cloudwatch_records_lost_total",
+        "Records of a minute that CloudWatch could not be told, or refused.",
+    );
     page.sample(&[], cloudwatch::dropped());
     page.counter("dr_agent_aws_calls_total", "Calls to AWS, by IAM action and by what came of them.");
     for ((action, result), count) in aws::calls() {
