@@ -22,10 +22,11 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// The server's address as the kernel has it, if it is a file system with a server.
+    /// The server's address as the kernel has it, else as the source gives it, if it is a file system with a server.
     pub(super) fn server(&self) -> Option<SocketAddr> {
         let option = |name: &str| self.options.split(',').find_map(|option| option.strip_prefix(name));
-        let address: IpAddr = option("addr=")?.parse().ok()?;
+        let in_source = || self.source.split_once(":/").map(|(host, _)| host);
+        let address: IpAddr = option("addr=").or_else(in_source)?.parse().ok()?;
         Some(SocketAddr::new(address, option("port=").and_then(|port| port.parse().ok()).unwrap_or(NFS_PORT)))
     }
 
@@ -120,6 +121,14 @@ mod tests {
         for address in ["[::1]:/", "[fd00::7]:/", "localhost:/", "10.0.1.5:/"] {
             assert!(!one(&nfs_line(address, ""), "/mnt/efs").unwrap().has_named_source(), "{address}");
         }
+    }
+
+    #[test]
+    fn a_server_that_only_the_source_names_by_its_address() {
+        let mount = |source: &str| one(&format!("7 1 0:9 / /a rw - fuse.x {source} rw\n"), "/a").unwrap();
+        assert_eq!(mount("10.0.1.5:/share").server(), Some("10.0.1.5:2049".parse().unwrap()));
+        assert_eq!(mount("nas.example.com:/share").server(), None, "a name would have to be looked up");
+        assert_eq!(mount("10.0.1.5").server(), None);
     }
 
     #[test]

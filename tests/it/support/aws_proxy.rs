@@ -46,6 +46,8 @@ struct State {
     /// By action; the empty one stands for all others.
     faults: Mutex<BTreeMap<String, Fault>>,
     actions: Mutex<Vec<String>>,
+    /// The zone of each instance: moto has them all in one.
+    zones: Mutex<BTreeMap<String, String>>,
     /// Bytes of the longest body of each action.
     longest: Mutex<BTreeMap<String, usize>>,
     ended: AtomicBool,
@@ -65,8 +67,9 @@ impl AwsProxy {
     /// The same on a listener, which may be in another network.
     pub fn on(listener: TcpListener, upstream: u16) -> Self {
         let port = listener.local_addr().expect("its address").port();
-        let (faults, actions, longest) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let state = Arc::new(State { upstream, faults, actions, longest, ended: AtomicBool::new(false) });
+        let (faults, actions, zones, longest) =
+            (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        let state = Arc::new(State { upstream, faults, actions, zones, longest, ended: AtomicBool::new(false) });
         let proxy = Self { port, state: Arc::clone(&state) };
         proxy.fail("DescribeInstanceRefreshes", Fault::Instead(NO_REFRESHES.to_owned()));
         thread::spawn(move || {
@@ -79,6 +82,11 @@ impl AwsProxy {
             }
         });
         proxy
+    }
+
+    /// From now on EC2 says that this instance is in this zone, which is one of the two in which moto has all of them.
+    pub fn place(&self, instance: &str, zone: &str) {
+        self.state.zones.lock().expect("no panic").insert(instance.to_owned(), zone.to_owned());
     }
 
     /// From now on; an empty `action` means all that are not named otherwise.
@@ -215,7 +223,25 @@ fn forward(head: &str, body: &[u8], state: &State) -> std::io::Result<Vec<u8>> {
     server.write_all(body)?;
     let mut whole = Vec::new();
     server.read_to_end(&mut whole)?;
-    Ok(whole)
+    Ok(in_their_zones(whole, &state.zones.lock().expect("no panic")))
+}
+
+/// Each instance of an answer with the zone it was given here.
+fn in_their_zones(answer: Vec<u8>, zones: &BTreeMap<String, String>) -> Vec<u8> {
+    const ID: &str = "<instanceId>";
+    let Ok(text) = std::str::from_utf8(&answer) else { return answer };
+    if zones.is_empty() || !text.contains(ID) {
+        return answer;
+    }
+    let mut parts = text.split(ID);
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        whole += ID;
+        let zone = part.split('<').next().and_then(|id| zones.get(id));
+        whole +=
+            &zone.map_or_else(|| part.to_owned(), |zone| part.replace("us-east-1a", zone).replace("us-east-1b", zone));
+    }
+    whole.into_bytes()
 }
 
 fn answer(status: u16, body: &str) -> Vec<u8> {

@@ -108,6 +108,8 @@ pub struct Fleet {
     pub extra: String,
     /// TOML at its top.
     pub top: String,
+    /// What the instances' mounts say they are a mount of.
+    pub source: String,
     folder: TempDir,
 }
 
@@ -123,6 +125,7 @@ impl Fleet {
             variables: Vec::new(),
             extra: String::new(),
             top: String::new(),
+            source: "fs-0abc12345".to_owned(),
             folder,
         }
     }
@@ -156,7 +159,7 @@ impl Fleet {
         );
         let mut instance =
             Instance { id: id.to_owned(), imds, short, agent: None, nginx: None, mount: None, keeper, folder };
-        instance.mount_efs(&here);
+        instance.mount_efs(&here, &self.source);
         instance.start_nginx(&here, address);
         self.instances.push(instance);
         self.instances.last_mut().expect("just pushed")
@@ -183,6 +186,22 @@ impl Fleet {
         instance.agent = Some(Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log)));
     }
 
+    /// Writes a file that all instances can read, and gives its path.
+    pub fn put(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).expect("write a file");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set its mode");
+        path
+    }
+
+    /// Runs a command of the agent's on `instance`, and gives what it printed.
+    pub fn command(&self, instance: &Instance, arguments: &[&str]) -> String {
+        let mut command = inside(&instance.keeper, &["--net", "--mount"]);
+        command.arg(agent_binary()).args(arguments).arg("--config").arg(self.here().join("agent.toml"));
+        let output = command.stdin(Stdio::null()).output().expect("run the agent");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
     /// The Auto Scaling group terminates it.
     pub fn terminate(&mut self, number: usize) {
         self.instances.remove(number);
@@ -198,11 +217,11 @@ impl Fleet {
 }
 
 impl Instance {
-    fn mount_efs(&mut self, here: &Path) {
+    fn mount_efs(&mut self, here: &Path, source: &str) {
         let python = repository().join(".cache/venv/bin/python");
         let mut command = inside(&self.keeper, &["--mount"]);
         command.arg(python).arg(repository().join("tests/hangfs.py"));
-        command.args([here.join("mount"), here.join("control")]).args(["--source", "fs-0abc12345"]);
+        command.args([here.join("mount"), here.join("control")]).args(["--source", source]);
         self.mount = Some(Process::start(command.stdin(Stdio::null())));
         let mounts = format!("/proc/{}/mountinfo", self.keeper.pid());
         let mount = here.join("mount");
@@ -278,14 +297,6 @@ impl Instance {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// Runs a command of the agent's on it, and gives what it printed.
-    pub fn command(&self, here: &Path, arguments: &[&str]) -> String {
-        let mut command = inside(&self.keeper, &["--net", "--mount"]);
-        command.arg(agent_binary()).args(arguments).arg("--config").arg(here.join("agent.toml"));
-        let output = command.stdin(Stdio::null()).output().expect("run the agent");
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
 }
 

@@ -26,12 +26,17 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `check` gives a value; panics with `what` and the last error after [`PATIENCE`].
-pub fn eventually<T, E: std::fmt::Display>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually<T, E: std::fmt::Display>(what: &str, check: impl FnMut() -> Result<T, E>) -> T {
+    within(PATIENCE, what, check)
+}
+
+/// The same for what takes longer by its nature.
+pub fn within<T, E: std::fmt::Display>(patience: Duration, what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match check() {
             Ok(value) => return value,
-            Err(error) if Instant::now() >= deadline => panic!("{what}: still not after {PATIENCE:?}: {error}"),
+            Err(error) if Instant::now() >= deadline => panic!("{what}: still not after {patience:?}: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -55,6 +55,35 @@ impl Moto {
         instances
     }
 
+    /// Id, zone and address of each instance that lives, by id.
+    pub fn places(&self) -> Vec<(String, String, String)> {
+        let answer = self.call("ec2", "DescribeInstances", "");
+        let mut places = Vec::new();
+        for item in answer.split("<instanceId>").skip(1) {
+            let first = |name: &str| texts(item, name).first().map_or_else(String::new, |text| (*text).to_owned());
+            if first("name") == "running" {
+                let id = item.split('<').next().unwrap_or_default().to_owned();
+                places.push((id, first("availabilityZone"), first("privateIpAddress")));
+            }
+        }
+        places.sort();
+        places
+    }
+
+    /// What Auto Scaling thinks of an instance's health.
+    pub fn health(&self, instance: &str) -> String {
+        let answer =
+            self.call("autoscaling", "DescribeAutoScalingInstances", &format!("InstanceIds.member.1={instance}"));
+        texts(&answer, "HealthStatus").first().map_or_else(String::new, |text| (*text).to_owned())
+    }
+
+    /// What Auto Scaling does with an instance that is Unhealthy, and moto does not: it is terminated, and another one
+    /// launched.
+    pub fn replace(&self, instance: &str) {
+        let parameters = format!("InstanceId={instance}&ShouldDecrementDesiredCapacity=false");
+        self.call("autoscaling", "TerminateInstanceInAutoScalingGroup", &parameters);
+    }
+
     fn instances(&self, group: &str) -> Vec<String> {
         let answer =
             self.call("autoscaling", "DescribeAutoScalingGroups", &format!("AutoScalingGroupNames.member.1={group}"));
