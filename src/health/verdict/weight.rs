@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::health::cause::{Cause, OnInstance, OnRegion, Row, Status};
+use crate::health::cause::{Cause, Class, OnInstance, OnRegion, Row, Status};
 use crate::health::component::ComponentState;
 use crate::observation::Component;
 
@@ -168,17 +168,22 @@ fn is_masked(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
     if component.component == Component::App && inputs.gate_closed {
         return true;
     }
-    maskers(inputs).next().is_some()
+    maskers(&component.component, inputs).next().is_some()
 }
 
-/// The dependencies that are not healthy or were not a moment ago. What one was before this agent first saw it is not
-/// known and explains nothing.
-fn maskers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
+/// The dependencies that are not healthy or were not a moment ago, and could explain a failure of `of`. What one was before
+/// this agent first saw it is not known and explains nothing. A dependency that answers and refuses (a password, a right)
+/// may fail the app in the same way, but neither a static page nor a disk: else one wrong right, which nobody notices for
+/// months, would keep a region open in which no nginx runs.
+fn maskers<'a>(of: &Component, inputs: &Inputs<'a>) -> impl Iterator<Item = &'a ComponentState> {
     let now = inputs.now;
+    let is_app = *of == Component::App;
     inputs.components.iter().filter(|c| c.component.is_dependency()).filter(move |dependency| {
         let recently = now.since(dependency.since) < MASK_WINDOW
             && !matches!(dependency.before, Status::Healthy | Status::Starting);
-        dependency.status != Status::Healthy || recently
+        let class = dependency.finding.as_ref().map(|finding| finding.cause.row().class);
+        let refuses = dependency.status == Status::Degraded && class == Some(Class::Configuration);
+        if refuses { is_app } else { dependency.status != Status::Healthy || recently }
     })
 }
 
@@ -208,7 +213,7 @@ pub(super) fn may_block(component: &ComponentState, inputs: &Inputs<'_>) -> bool
     match component.component {
         Component::App if inputs.gate_closed => false,
         Component::Nginx | Component::App | Component::Host if component.status == Status::Unhealthy => {
-            is_masked(component, inputs) && maskers(inputs).all(unknown)
+            is_masked(component, inputs) && maskers(&component.component, inputs).all(unknown)
         }
         Component::Nginx | Component::App | Component::Host => unknown(component),
         _ => false,

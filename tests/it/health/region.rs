@@ -308,6 +308,22 @@ fn masked_failures_count_as_can_serve() {
     }
 }
 
+/// A right that nobody gave the agent, for months, and then no nginx runs.
+#[test]
+fn a_dependency_that_refuses_explains_the_app_and_no_web_server() {
+    for (dependency, refuses) in [(Efs, Cause::EfsNoPermission), (Database, Cause::DatabaseAccessDenied)] {
+        let mut bench = Bench::healthy(&[Nginx, App, dependency.clone()]);
+        bench.fail(dependency, refuses);
+        bench.run(secs(300));
+        bench.fail(App, Cause::AppBadStatus);
+        bench.run(LONG);
+        assert_eq!(bench.domain(&App), Some(Domain::Undetermined));
+        assert!(bench.open(), "{refuses}: the app may fail for the same reason, and the other region with it");
+        bench.fail(Nginx, Cause::NginxTimeout);
+        assert!(bench.run_until(LONG, |b| !b.open()).is_some(), "{refuses}");
+    }
+}
+
 #[test]
 fn nothing_masks_an_nginx_without_its_master() {
     let mut bench = Bench::healthy(&[Nginx, Database]);
