@@ -6,6 +6,8 @@ mod group;
 mod members;
 mod metrics;
 pub mod pace;
+pub mod policy;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,6 +21,9 @@ use tokio::time::timeout;
 
 use failure::{Code, SdkError};
 pub use failure::{Failure, Kind};
+pub use group::{ACTIVITY, GROUPS, INSTANCES, MARK, REFRESHES, TAGS};
+pub use members::DESCRIBE;
+pub use metrics::PUT;
 
 /// One request and its answer, credentials and connecting included.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);

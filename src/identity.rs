@@ -4,12 +4,13 @@
 pub mod find;
 mod imds;
 pub mod lifecycle;
+pub mod metadata;
 pub mod watch;
 
 use std::fs;
 use std::path::Path;
 
-use imds::{Answer, Imds};
+use imds::{Answer, Imds, Silence};
 
 /// An administrator's word on the region, written by the bootstrap.
 const REGION_FILE: &str = "/etc/dr-agent/region";
@@ -30,14 +31,19 @@ impl Identity {
     /// What the metadata service says, within 4 s at most; where nobody answers, within 1 s. Text that cannot be what was
     /// asked for is no answer.
     pub async fn from_imds() -> Self {
-        let mut imds = Imds::new();
-        let Some(region) = imds.get("placement/region").await.known(is_region) else { return Self::default() };
-        Self {
+        Self::ask(&mut Imds::new()).await.unwrap_or_default()
+    }
+
+    async fn ask(imds: &mut Imds) -> Result<Self, Silence> {
+        let Some(region) = imds.get("placement/region").await.known(is_region) else {
+            return Err(imds.silence.unwrap_or(Silence::Strange));
+        };
+        Ok(Self {
             instance: imds.get("instance-id").await.known(is_instance_id),
             zone: imds.get("placement/availability-zone").await.known(|zone| zone.starts_with(&region)),
             group: imds.get("tags/instance/aws:autoscaling:groupName").await.known(is_group),
             region: Some(region),
-        }
+        })
     }
 }
 

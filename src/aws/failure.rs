@@ -43,6 +43,8 @@ pub struct Failure {
     /// As IAM names it: `autoscaling:SetInstanceHealth`.
     pub action: &'static str,
     pub kind: Kind,
+    /// AWS's own word for it, if it answered with one.
+    pub code: Option<String>,
     #[source]
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -100,7 +102,11 @@ impl Failure {
             }
             _ => Kind::Unreachable,
         };
-        Self { action, kind, source: Some(Box::new(error)) }
+        let code = match &error {
+            SdkError::ServiceError(answer) => answer.err().meta().code().map(str::to_owned),
+            _ => None,
+        };
+        Self { action, kind, code, source: Some(Box::new(error)) }
     }
 
     /// For a line in the log. What the SDK says of credentials is left out: it quotes answers of the metadata service.
@@ -111,7 +117,7 @@ impl Failure {
 
     /// No answer within the agent's own deadline.
     pub(super) const fn late(action: &'static str) -> Self {
-        Self { action, kind: Kind::Timeout, source: None }
+        Self { action, kind: Kind::Timeout, code: None, source: None }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
+use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::config::Builder;
 use aws_sdk_autoscaling::types::{Activity, AutoScalingGroup, InstanceRefreshStatus, ScalingActivityStatusCode, Tag};
 use jiff::{SignedDuration, Timestamp};
@@ -10,10 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Aws, Failure, call};
 use crate::replace::look::{Look, LookMember};
 
-const GROUPS: &str = "autoscaling:DescribeAutoScalingGroups";
-const INSTANCES: &str = "autoscaling:DescribeAutoScalingInstances";
-const MARK: &str = "autoscaling:SetInstanceHealth";
-const TAGS: &str = "autoscaling:CreateOrUpdateTags";
+pub const GROUPS: &str = "autoscaling:DescribeAutoScalingGroups";
+pub const INSTANCES: &str = "autoscaling:DescribeAutoScalingInstances";
+pub const ACTIVITY: &str = "autoscaling:DescribeScalingActivities";
+pub const REFRESHES: &str = "autoscaling:DescribeInstanceRefreshes";
+pub const MARK: &str = "autoscaling:SetInstanceHealth";
+pub const TAGS: &str = "autoscaling:CreateOrUpdateTags";
 
 /// Activities looked at, newest first: many more than a group has in half an hour.
 const ACTIVITIES: i32 = 20;
@@ -36,25 +39,21 @@ impl Aws {
     /// When one of them fails, within 10 s.
     pub async fn look(&self, region: &str, group: &str, now: Timestamp) -> Result<Option<Look>, Failure> {
         let client = self.clients(GROUPS, region).await?.auto_scaling;
-        let (groups, activities, refreshes) = tokio::try_join!(
-            call(GROUPS, client.describe_auto_scaling_groups().auto_scaling_group_names(group).send()),
-            call(
-                "autoscaling:DescribeScalingActivities",
-                client.describe_scaling_activities().auto_scaling_group_name(group).max_records(ACTIVITIES).send()
-            ),
-            call(
-                "autoscaling:DescribeInstanceRefreshes",
-                client.describe_instance_refreshes().auto_scaling_group_name(group).max_records(ACTIVITIES).send()
-            ),
+        let (found, launches_failed, is_refreshing) = tokio::try_join!(
+            described(&client, group),
+            failed_launches(&client, group, now),
+            is_refreshing(&client, group)
         )?;
-        let Some(found) =
-            groups.auto_scaling_groups().iter().find(|found| found.auto_scaling_group_name() == Some(group))
-        else {
-            return Ok(None);
-        };
-        let failed = activities.activities().iter().filter(|activity| is_failed_launch(activity, now)).count();
-        let refreshing = refreshes.instance_refreshes().iter().any(|refresh| refresh.status().is_some_and(is_going_on));
-        Ok(Some(look(group, found, u32::try_from(failed).unwrap_or(u32::MAX), refreshing)))
+        Ok(found.map(|found| look(group, &found, launches_failed, is_refreshing)))
+    }
+
+    /// The group's health check types; `None` if there is no such group.
+    ///
+    /// # Errors
+    /// When the call fails, within 10 s.
+    pub async fn health_check_types(&self, region: &str, group: &str) -> Result<Option<Vec<String>>, Failure> {
+        let client = self.clients(GROUPS, region).await?.auto_scaling;
+        Ok(described(&client, group).await?.as_ref().map(health_check_types))
     }
 
     /// Marks `instance` Unhealthy: the group replaces it at once. Exactly one request, whatever comes of it: after
@@ -102,7 +101,34 @@ impl Aws {
     }
 }
 
-fn look(group: &str, found: &AutoScalingGroup, launches_failed: u32, is_refreshing: bool) -> Look {
+/// The group as it is; `None` if there is none of this name.
+pub(super) async fn described(client: &Client, group: &str) -> Result<Option<AutoScalingGroup>, Failure> {
+    let question = client.describe_auto_scaling_groups().auto_scaling_group_names(group).send();
+    let mut found = call(GROUPS, question).await?.auto_scaling_groups.into_iter().flatten();
+    Ok(found.find(|found| found.auto_scaling_group_name() == Some(group)))
+}
+
+/// Launches of the group that failed in the half hour before `now`.
+pub(super) async fn failed_launches(client: &Client, group: &str, now: Timestamp) -> Result<u32, Failure> {
+    let question = client.describe_scaling_activities().auto_scaling_group_name(group).max_records(ACTIVITIES).send();
+    let found = call(ACTIVITY, question).await?;
+    let failed = found.activities().iter().filter(|activity| is_failed_launch(activity, now)).count();
+    Ok(u32::try_from(failed).unwrap_or(u32::MAX))
+}
+
+/// Whether an instance refresh of the group is going on.
+pub(super) async fn is_refreshing(client: &Client, group: &str) -> Result<bool, Failure> {
+    let question = client.describe_instance_refreshes().auto_scaling_group_name(group).max_records(ACTIVITIES).send();
+    let found = call(REFRESHES, question).await?;
+    Ok(found.instance_refreshes().iter().any(|refresh| refresh.status().is_some_and(is_going_on)))
+}
+
+fn health_check_types(found: &AutoScalingGroup) -> Vec<String> {
+    let kinds = found.health_check_type().unwrap_or_default().split(',');
+    kinds.map(|kind| kind.trim().to_owned()).filter(|kind| !kind.is_empty()).collect()
+}
+
+pub(super) fn look(group: &str, found: &AutoScalingGroup, launches_failed: u32, is_refreshing: bool) -> Look {
     let seconds = |seconds: i32| Duration::from_secs(seconds.try_into().unwrap_or(0));
     let tag = |key: &str| found.tags().iter().find(|tag| tag.key() == Some(key)).and_then(|tag| tag.value());
     let policy = found.instance_maintenance_policy();
@@ -122,13 +148,7 @@ fn look(group: &str, found: &AutoScalingGroup, launches_failed: u32, is_refreshi
         is_refreshing,
         stopped_by_tag: tag(REPLACE_TAG) == Some("off"),
         last_replacement: tag(LAST_REPLACEMENT_TAG).map(str::to_owned),
-        health_check_types: found
-            .health_check_type()
-            .unwrap_or_default()
-            .split(',')
-            .map(|kind| kind.trim().to_owned())
-            .filter(|kind| !kind.is_empty())
-            .collect(),
+        health_check_types: health_check_types(found),
         grace: seconds(found.health_check_grace_period().unwrap_or(0)),
         // -1 takes a value away again.
         default_warmup: found.default_instance_warmup().filter(|warmup| *warmup >= 0).map(seconds),

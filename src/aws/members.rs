@@ -7,7 +7,7 @@ use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Reservation};
 use super::{Aws, Failure, call};
 use crate::group::membership::Member;
 
-const DESCRIBE: &str = "ec2:DescribeInstances";
+pub const DESCRIBE: &str = "ec2:DescribeInstances";
 
 /// The tag that Auto Scaling sets on its instances and takes away from one that is detached.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";

@@ -7,7 +7,7 @@ use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
 use super::{Aws, Failure, call};
 use crate::outputs::cloudwatch::Minute;
 
-const PUT: &str = "cloudwatch:PutMetricData";
+pub const PUT: &str = "cloudwatch:PutMetricData";
 
 /// A request shorter than this is not worth compressing. The SDK's own limit is 10 KiB, which a minute never reaches.
 const COMPRESSED_FROM: u32 = 512;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use aws_config::imds::Client;
 use aws_config::imds::client::error::ImdsError;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+
+use crate::telemetry::ErrorChain;
 
 /// One question, with connecting and a token. It is answered in milliseconds on an instance; elsewhere nobody answers.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -19,32 +22,69 @@ pub(super) enum Answer {
     Silent,
 }
 
+/// Why nobody answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Silence {
+    /// 403: it is switched off for this instance.
+    Disabled,
+    /// Nothing came in time.
+    Late,
+    /// No connection.
+    Unreachable,
+    /// Something answered that is not what was asked for.
+    Strange,
+}
+
 /// A client with its token and its connection.
 #[derive(Debug)]
-pub(super) struct Imds(Client);
+pub(super) struct Imds {
+    client: Client,
+    /// Of the newest answer that was [`Answer::Silent`].
+    pub(super) silence: Option<Silence>,
+}
 
 impl Imds {
     pub(super) fn new() -> Self {
-        Self(Client::builder().connect_timeout(LIMIT).read_timeout(LIMIT).max_attempts(1).build())
+        let client = Client::builder().connect_timeout(LIMIT).read_timeout(LIMIT).max_attempts(1).build();
+        Self { client, silence: None }
     }
 
     /// What is at `path`, below `meta-data`, within 1 s.
     pub(super) async fn get(&mut self, path: &str) -> Answer {
-        timeout(LIMIT, self.ask(&format!("/latest/meta-data/{path}"))).await.unwrap_or(Answer::Silent)
+        let answer = timeout(LIMIT, self.ask(&format!("/latest/meta-data/{path}"))).await;
+        answer.unwrap_or(Err(Silence::Late)).unwrap_or_else(|silence| {
+            self.silence = Some(silence);
+            Answer::Silent
+        })
     }
 
-    async fn ask(&mut self, path: &str) -> Answer {
-        let mut answer = self.0.get(path).await;
+    async fn ask(&mut self, path: &str) -> Result<Answer, Silence> {
+        let mut answer = self.client.get(path).await;
         if status(&answer) == Some(401) {
             // The token has ended before its time. The client would keep it, so it is another client's turn.
             *self = Self::new();
-            answer = self.0.get(path).await;
+            answer = self.client.get(path).await;
         }
         match answer {
-            Ok(text) => Answer::Is(text.as_ref().trim().to_owned()),
-            Err(_) if status(&answer) == Some(404) => Answer::Absent,
-            Err(_) => Answer::Silent,
+            Ok(text) => Ok(Answer::Is(text.as_ref().trim().to_owned())),
+            Err(_) if status(&answer) == Some(404) => Ok(Answer::Absent),
+            Err(error) => Err(silence(&error)),
         }
+    }
+}
+
+/// No type is left of most of it.
+fn silence(error: &ImdsError) -> Silence {
+    let words = ErrorChain(error).to_string();
+    match error {
+        ImdsError::ErrorResponse(error) if error.response().status().as_u16() == 403 => Silence::Disabled,
+        ImdsError::FailedToLoadToken(_) if words.contains("request forbidden") => Silence::Disabled,
+        ImdsError::FailedToLoadToken(error) if error.is_dispatch_failure() && !words.contains("timeout") => {
+            Silence::Unreachable
+        }
+        ImdsError::FailedToLoadToken(_) if words.contains("timeout") => Silence::Late,
+        _ => Silence::Strange,
     }
 }
 

@@ -1,0 +1,76 @@
+//! What `dr-agent check` asks of AWS: every call that has no effect, each by itself and within its own short deadline,
+//! so that whatever is missing or hangs is named and hides nothing else.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use super::group::{described, failed_launches, is_refreshing, look};
+use super::{ACTIVITY, Aws, DESCRIBE, Failure, GROUPS, INSTANCES, REFRESHES};
+use crate::replace::look::Look;
+
+/// One call.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// What was seen of this instance's group, and what came of each call.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// By Auto Scaling, or else by the tag that it sets.
+    pub group: Option<String>,
+    /// The group; what a failed call would have said of it is as if it were nothing.
+    pub look: Option<Look>,
+    /// Each action tried, once.
+    pub calls: Vec<(&'static str, Result<(), Failure>)>,
+}
+
+impl Aws {
+    /// Tries all of them for `instance` and its `group`, which is asked for where it is not known. Ends within 8 s.
+    pub async fn try_calls(&self, region: &str, instance: &str, group: Option<&str>, now: Timestamp) -> Trial {
+        let (by_scaling, by_tag, mut trial) = tokio::join!(
+            within(INSTANCES, self.group_of(region, instance)),
+            within(DESCRIBE, self.group_by_tag(region, instance)),
+            self.try_look(region, group, now),
+        );
+        let mut known = |action, result: Result<Option<String>, Failure>| {
+            let (group, result) = result.map_or_else(|failure| (None, Err(failure)), |group| (group, Ok(())));
+            trial.calls.push((action, result));
+            group
+        };
+        let by_scaling = known(INSTANCES, by_scaling);
+        let by_tag = known(DESCRIBE, by_tag);
+        trial.group = by_scaling.or(by_tag);
+        if group.is_none() && trial.group.is_some() {
+            let looked = Box::pin(self.try_look(region, trial.group.as_deref(), now)).await;
+            trial.look = looked.look;
+            trial.calls.extend(looked.calls);
+        }
+        trial
+    }
+
+    /// The three calls of a last look, none of which takes the others with it.
+    async fn try_look(&self, region: &str, group: Option<&str>, now: Timestamp) -> Trial {
+        let Some(group) = group else { return Trial::default() };
+        let client = async || Ok::<_, Failure>(self.clients(GROUPS, region).await?.auto_scaling);
+        let (found, launches, refreshing) = tokio::join!(
+            within(GROUPS, async { described(&client().await?, group).await }),
+            within(ACTIVITY, async { failed_launches(&client().await?, group, now).await }),
+            within(REFRESHES, async { is_refreshing(&client().await?, group).await }),
+        );
+        let (count, is_on) = (launches.as_ref().map_or(0, |count| *count), *refreshing.as_ref().unwrap_or(&false));
+        let seen = found.as_ref().ok().and_then(Option::as_ref).map(|found| look(group, found, count, is_on));
+        let calls = vec![
+            (GROUPS, found.map(drop)),
+            (ACTIVITY, launches.map(drop)),
+            (REFRESHES, refreshing.map(drop)),
+        ];
+        Trial { group: None, look: seen, calls }
+    }
+}
+
+async fn within<T>(
+    action: &'static str,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout(LIMIT, call).await.unwrap_or_else(|_| Err(Failure::late(action)))
+}
