@@ -112,11 +112,12 @@ Examples:
     /// Ask the load balancer to stop sending requests to this instance
     #[command(after_help = "\
 Examples:
-  dr-agent drain --reason 'deploy 42' --force
-  dr-agent drain --reason 'disk swap' --for 4h --force
+  dr-agent drain --reason 'deploy 42'
+  dr-agent drain --reason 'disk swap' --for 4h
 
-It survives a restart of the agent and ends with a reboot. If no other instance is healthy it is refused: the load
-balancer would send requests to all instances, drained or not. This version knows of no other instance: it needs --force.")]
+It survives a restart of the agent and ends with a reboot. If no other instance of the group is known to be healthy it is
+refused without --force: the load balancer would send requests to all instances, drained or not. So it is if the group's
+health check type is ELB: Auto Scaling would end the instance.")]
     Drain(DrainArgs),
     /// End a drain
     #[command(after_help = "Examples:\n  dr-agent undrain")]
@@ -195,7 +196,7 @@ struct DrainArgs {
     /// How long: at most 24h, or `boot` for until the machine reboots
     #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = time::span)]
     span: time::Span,
-    /// Even if no other instance is known to be healthy
+    /// Even if no other instance is known to be healthy, or Auto Scaling would end this one for it
     #[arg(long)]
     force: bool,
 }

@@ -26,11 +26,17 @@
 //! group       the other members, if there are any: name (of the Auto Scaling group), asked_age_ms, members [{instance,
 //!             in_my_zone, state (its own verdict), silence (why it has no word), votes {component: healthy, failing or
 //!             abstains}}]
+//! aws         of a live report: calls [{action, result, count}] since the agent's start. Of a check: identity [{what, value,
+//!             from}], role, credentials (accepted, none, expired or {refused: CODE}), permissions [{action, result,
+//!             statement, words}], group (its settings), findings [{level, what, costs, hint}], policy (only when
+//!             the role lacks something), silence (why the metadata service said nothing)
 //! live        only in a check: the running agent's own report, if it answered
 //! held        only in a check that found no agent: what nginx answers meanwhile: instance, region, promoted (codes),
 //!             and the markers that stand
 //! ```
 
+mod acts;
+pub mod aws;
 pub mod members;
 mod prospects;
 #[cfg(test)]
@@ -38,6 +44,7 @@ pub(crate) mod sample;
 
 use std::time::Duration;
 
+pub use acts::Acts;
 pub use prospects::Missing;
 
 use jiff::Timestamp;
@@ -81,6 +88,8 @@ pub struct Report {
     pub certificates: Vec<Certificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<members::Group>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<aws::Aws>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Box<Report>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,14 +212,6 @@ pub enum Gate {
     Closed,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Acts {
-    pub instance: String,
-    pub region: String,
-    pub promoted: String,
-    pub replacement: String,
-}
-
 /// What is planned about this instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replacement {
@@ -264,6 +265,7 @@ impl Report {
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
         report.certificates.clone_from(&snapshot.certificates);
         report.group = members::group(snapshot, now);
+        report.aws = aws::Aws::live(&crate::aws::calls());
         report
     }
 
@@ -292,12 +294,13 @@ impl Report {
             latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
             lifecycle: seen.lifecycle.clone(),
             gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
-            acts: acts(seen, now),
+            acts: acts::acts(seen, now),
             replacement: replacement(seen.replacement, now),
             works: prospects::works(seen.config),
             missing: prospects::missing(seen.config),
             certificates: Vec::new(),
             group: None,
+            aws: None,
             live: None,
             held: None,
         }
@@ -307,10 +310,14 @@ impl Report {
     /// not be told, `degraded` for whatever else is not as it should be.
     #[must_use]
     pub fn overall(&self) -> Status {
+        let aws = self.aws.as_ref().and_then(aws::Aws::level);
         let any = |status| self.components.iter().any(|component| component.status == status);
         let instance = self.verdicts.instance.state;
         let region = self.verdicts.region.state;
-        if any(Status::Unhealthy) || instance == InstanceState::Closed || !region.is_ok() || self.gate == Gate::Closed {
+        if any(Status::Unhealthy) || instance == InstanceState::Closed || !region.is_ok()
+            || self.gate == Gate::Closed
+            || aws == Some(aws::Level::Unhealthy)
+        {
             Status::Unhealthy
         } else if any(Status::Unknown)
             || any(Status::Starting)
@@ -323,6 +330,7 @@ impl Report {
             || self.lifecycle.drain().is_some()
             || !self.agent.config_problems.is_empty()
             || self.certificates.iter().any(|certificate| certificate.is_finding(self.at))
+            || aws == Some(aws::Level::Degraded)
         {
             Status::Degraded
         } else {
@@ -461,38 +469,6 @@ fn replacement(status: &Outlook, now: BootTime) -> Replacement {
         words: status.words(now),
         enforce: status.enforce,
         would: status.would,
-    }
-}
-
-fn acts(seen: &Seen<'_>, now: BootTime) -> Acts {
-    let two_regions = seen.config.regions.len() > 1;
-    let instance = match seen.instance.state {
-        InstanceState::Serving => "the load balancer sends it requests",
-        InstanceState::Starting => "the load balancer does not send it requests yet",
-        InstanceState::Draining | InstanceState::Closed => {
-            "the load balancer stops sending it requests, unless no instance passes: then it sends to all"
-        }
-    };
-    let region = match (seen.region.state, two_regions) {
-        (RegionState::Open, true) => "Route 53 keeps this region's record",
-        (RegionState::Standby, _) => {
-            "Route 53 keeps this region's record, which it answers when the home region's fails"
-        }
-        (RegionState::Closed | RegionState::Fenced, true) => {
-            "Route 53 answers with the other region after its failure threshold"
-        }
-        (RegionState::Open, false) => {
-            "Route 53 if it checks this path; with one region there is nowhere to fail over to"
-        }
-        (RegionState::Closed | RegionState::Fenced, false) => {
-            "nobody useful: with one region there is nowhere to fail over to"
-        }
-    };
-    Acts {
-        instance: instance.to_owned(),
-        region: region.to_owned(),
-        promoted: "nobody: this version promotes and fences no region".to_owned(),
-        replacement: seen.replacement.words(now),
     }
 }
 

@@ -16,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(4);
 /// What was seen of this instance's group, and what came of each call.
 #[derive(Debug, Default)]
 pub struct Trial {
-    /// By Auto Scaling, or else by the tag that it sets.
-    pub group: Option<String>,
+    /// By Auto Scaling, or else by the tag that it sets; with the action that told it.
+    pub group: Option<(String, &'static str)>,
     /// The group; what a failed call would have said of it is as if it were nothing.
     pub look: Option<Look>,
     /// Each action tried, once.
@@ -35,13 +35,13 @@ impl Aws {
         let mut known = |action, result: Result<Option<String>, Failure>| {
             let (group, result) = result.map_or_else(|failure| (None, Err(failure)), |group| (group, Ok(())));
             trial.calls.push((action, result));
-            group
+            group.map(|group| (group, action))
         };
         let by_scaling = known(INSTANCES, by_scaling);
         let by_tag = known(DESCRIBE, by_tag);
         trial.group = by_scaling.or(by_tag);
-        if group.is_none() && trial.group.is_some() {
-            let looked = Box::pin(self.try_look(region, trial.group.as_deref(), now)).await;
+        if let (None, Some((found, _))) = (group, &trial.group) {
+            let looked = Box::pin(self.try_look(region, Some(found), now)).await;
             trial.look = looked.look;
             trial.calls.extend(looked.calls);
         }

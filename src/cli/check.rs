@@ -1,5 +1,7 @@
 //! `dr-agent check`: every probe once through the agent's own code, judged by the agent's own rules, nothing changed.
 
+pub(super) mod aws;
+
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -24,7 +26,7 @@ use crate::health::cause::{Cause, Status, TABLE};
 use crate::health::component::ComponentState;
 use crate::health::verdict::{self, Doors, Group, Inputs};
 use crate::identity::lifecycle::Lifecycle;
-use crate::identity::{self, Identity};
+use crate::identity;
 use crate::latches::{self, Kind, Latches};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::outputs::markers::{self, Markers};
@@ -47,9 +49,6 @@ const PROBES_LIMIT: Duration = Duration::from_secs(11);
 
 /// One attempt of a probe, whose own deadline may be longer.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(9_500);
-
-/// Asking IMDS, when nothing else says the region.
-const IMDS_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
     let probed_as = match user() {
@@ -97,6 +96,16 @@ pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
     }
 }
 
+/// The variables by which a user has credentials that the agent does not have.
+const OWN_CREDENTIALS: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+];
+
 enum Who {
     Root,
     Other(String),
@@ -131,7 +140,12 @@ fn agent_user() -> Option<(u32, u32)> {
 /// when that fails.
 fn become_user(uid: u32, gid: u32) -> io::Error {
     // The link, not the path: the agent's user need not be able to walk there.
-    Command::new("/proc/self/exe").arg0("dr-agent").args(std::env::args_os().skip(1)).uid(uid).gid(gid).exec()
+    let mut command = Command::new("/proc/self/exe");
+    // Root's AWS credentials are not the agent's.
+    for name in OWN_CREDENTIALS {
+        command.env_remove(name);
+    }
+    command.env("HOME", "/").arg0("dr-agent").args(std::env::args_os().skip(1)).uid(uid).gid(gid).exec()
 }
 
 fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Result<Report> {
@@ -143,11 +157,11 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let live = asked.as_ref().ok();
 
     let mut instance = identity::instance().or_else(|| live.and_then(|live| live.agent.instance.clone()));
+    let mut heard = None;
     if region.is_none() && loaded.config.region.is_none() && !loaded.config.regions.is_empty() {
         region = live.and_then(|live| live.agent.region.clone());
         if region.is_none() {
-            let found =
-                runtime.block_on(async { timeout(IMDS_LIMIT, Identity::from_imds()).await }).unwrap_or_default();
+            let found = heard.insert(runtime.block_on(aws::metadata())).identity.clone();
             instance = instance.or(found.instance);
             region = found.region.or_else(|| remembered_region(&loaded, instance.clone()));
         }
@@ -158,8 +172,12 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let boot = clock::boot_id()?;
     let context = Context::for_check(&config, instance.as_deref(), boot.clone());
     let short = in_time(&config);
-    let (observations, certificates) = runtime.block_on(async {
-        tokio::join!(timeout(PROBES_LIMIT, observe_all(&short, &context)), certificates::look(&config.regions))
+    let (observations, certificates, seen_of_aws) = runtime.block_on(async {
+        tokio::join!(
+            timeout(PROBES_LIMIT, observe_all(&short, &context)),
+            certificates::look(&config.regions),
+            aws::look(heard, live, &config),
+        )
     });
     // A probe that left a blocking task behind must not keep the answer.
     runtime.shutdown_background();
@@ -174,6 +192,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let mut report = judge(&about, &config, observations, &remembered, markers);
     report.agent.probed_as = Some(probed_as);
     report.certificates = certificates;
+    report.aws = Some(seen_of_aws.told(live, &config));
     if borrowed {
         for efs in report.components.iter_mut().filter(|component| component.name == Component::Efs.name()) {
             let whose = "seen by the running agent, whose child alone may touch the mount";

@@ -1,5 +1,7 @@
 //! A report as the page that a person reads at 3 a.m.: what is wrong first, then what to do, then who acts on it.
 
+mod aws;
+
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::certificates::Certificate;
 use crate::group::vote::Vote;
 use crate::health::cause::Status;
 use crate::health::verdict::InstanceState;
+use crate::report::aws::{Aws, Level};
 use crate::report::members::Group;
 use crate::report::{Component, Gate, Held, Kind, Region, Report};
 
@@ -49,6 +52,7 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
     }
     certificates(page, report, zone)?;
     group(page, report.group.as_ref().or(report.live.as_ref().and_then(|live| live.group.as_ref())))?;
+    aws::write(page, report)?;
     verdicts(page, report)?;
     if report.kind == Kind::Check {
         prospects(page, report)?;
@@ -170,6 +174,12 @@ pub(super) fn summary(report: &Report) -> String {
             let found = found.filter(|component| is_explained(component) == explained);
             parts.extend(found.map(|component| component.words.clone().unwrap_or_else(|| component.name.clone())));
         }
+    }
+    let aws = report.aws.as_ref();
+    let findings = aws.into_iter().flat_map(|aws| &aws.findings);
+    parts.extend(findings.filter(|finding| finding.level == Level::Unhealthy).map(|finding| finding.what.clone()));
+    if aws.and_then(Aws::level) == Some(Level::Degraded) {
+        parts.push("the AWS side is not as it should be".to_owned());
     }
     if !report.agent.config_problems.is_empty() {
         parts.push("the configuration is not as it should be".to_owned());

@@ -321,9 +321,9 @@ fn plan(
     })
 }
 
-/// Other instances that are known to be able to serve: whether there is one is all that a snapshot says.
+/// The other members that serve, as far as their last words go.
 fn healthy_others(snapshot: &Snapshot) -> usize {
-    usize::from(snapshot.group.can_serve)
+    snapshot.group.serving.len()
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {

@@ -1,0 +1,2 @@
+//! What follows from what was seen.
+
