@@ -314,7 +314,9 @@ impl Report {
         let any = |status| self.components.iter().any(|component| component.status == status);
         let instance = self.verdicts.instance.state;
         let region = self.verdicts.region.state;
-        if any(Status::Unhealthy) || instance == InstanceState::Closed || !region.is_ok()
+        if any(Status::Unhealthy)
+            || instance == InstanceState::Closed
+            || !region.is_ok()
             || self.gate == Gate::Closed
             || aws == Some(aws::Level::Unhealthy)
         {

@@ -92,7 +92,10 @@ mod tests {
         let policy = Policy::for_needs(&all);
         assert_eq!(policy.statement_of("autoscaling:SetInstanceHealth"), Some("Replace"));
         let text = serde_json::to_string(&policy).unwrap();
-        assert!(text.contains("autoScalingGroupName/web\"") && text.contains(r#""cloudwatch:namespace":"Shop""#), "{text}");
+        assert!(
+            text.contains("autoScalingGroupName/web\"") && text.contains(r#""cloudwatch:namespace":"Shop""#),
+            "{text}"
+        );
         assert!(!text.contains("GROUP") && !text.contains("NAMESPACE"), "{text}");
         assert!(text.starts_with(r#"{"Version":"2012-10-17","Statement":[{"Sid":"#), "{text}");
     }

@@ -27,25 +27,21 @@ pub struct Trial {
 impl Aws {
     /// Tries all of them for `instance` and its `group`, which is asked for where it is not known. Ends within 8 s.
     pub async fn try_calls(&self, region: &str, instance: &str, group: Option<&str>, now: Timestamp) -> Trial {
-        let (by_scaling, by_tag, mut trial) = tokio::join!(
-            within(INSTANCES, self.group_of(region, instance)),
+        let (by_tag, by_scaling, looked) = tokio::join!(
             within(DESCRIBE, self.group_by_tag(region, instance)),
+            within(INSTANCES, self.group_of(region, instance)),
             self.try_look(region, group, now),
         );
-        let mut known = |action, result: Result<Option<String>, Failure>| {
-            let (group, result) = result.map_or_else(|failure| (None, Err(failure)), |group| (group, Ok(())));
-            trial.calls.push((action, result));
-            group.map(|group| (group, action))
+        let found = |answer: &Result<Option<String>, Failure>| answer.as_ref().ok().cloned().flatten();
+        let by_whom = |action| move |group: String| (group, action);
+        let known = found(&by_scaling).map(by_whom(INSTANCES)).or_else(|| found(&by_tag).map(by_whom(DESCRIBE)));
+        let looked = match (group, &known) {
+            (None, Some((found, _))) => Box::pin(self.try_look(region, Some(found), now)).await,
+            _ => looked,
         };
-        let by_scaling = known(INSTANCES, by_scaling);
-        let by_tag = known(DESCRIBE, by_tag);
-        trial.group = by_scaling.or(by_tag);
-        if let (None, Some((found, _))) = (group, &trial.group) {
-            let looked = Box::pin(self.try_look(region, Some(found), now)).await;
-            trial.look = looked.look;
-            trial.calls.extend(looked.calls);
-        }
-        trial
+        let mut calls = vec![(DESCRIBE, by_tag.map(drop)), (INSTANCES, by_scaling.map(drop))];
+        calls.extend(looked.calls);
+        Trial { group: known, look: looked.look, calls }
     }
 
     /// The three calls of a last look, none of which takes the others with it.
@@ -59,18 +55,11 @@ impl Aws {
         );
         let (count, is_on) = (launches.as_ref().map_or(0, |count| *count), *refreshing.as_ref().unwrap_or(&false));
         let seen = found.as_ref().ok().and_then(Option::as_ref).map(|found| look(group, found, count, is_on));
-        let calls = vec![
-            (GROUPS, found.map(drop)),
-            (ACTIVITY, launches.map(drop)),
-            (REFRESHES, refreshing.map(drop)),
-        ];
+        let calls = vec![(GROUPS, found.map(drop)), (ACTIVITY, launches.map(drop)), (REFRESHES, refreshing.map(drop))];
         Trial { group: None, look: seen, calls }
     }
 }
 
-async fn within<T>(
-    action: &'static str,
-    call: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+async fn within<T>(action: &'static str, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     timeout(LIMIT, call).await.unwrap_or_else(|_| Err(Failure::late(action)))
 }

@@ -25,13 +25,14 @@ use crate::config::load::{self, Loaded};
 use crate::health::cause::{Cause, Status, TABLE};
 use crate::health::component::ComponentState;
 use crate::health::verdict::{self, Doors, Group, Inputs};
-use crate::identity::lifecycle::Lifecycle;
 use crate::identity;
+use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{self, Kind, Latches};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::outputs::markers::{self, Markers};
 use crate::probes::{Context, Spec, observe_all};
 use crate::replace::outlook::Outlook;
+use crate::report::aws::{INSTANCE, REGION};
 use crate::report::{self, Missing, Report, Seen};
 use crate::resume;
 use crate::snapshot::About;
@@ -192,7 +193,11 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let mut report = judge(&about, &config, observations, &remembered, markers);
     report.agent.probed_as = Some(probed_as);
     report.certificates = certificates;
-    report.aws = Some(seen_of_aws.told(live, &config));
+    let told = seen_of_aws.told(live, &config);
+    for (what, known) in [(INSTANCE, &mut report.agent.instance), (REGION, &mut report.agent.region)] {
+        *known = known.take().or_else(|| aws::value(&told.identity, what).map(str::to_owned));
+    }
+    report.aws = Some(told);
     if borrowed {
         for efs in report.components.iter_mut().filter(|component| component.name == Component::Efs.name()) {
             let whose = "seen by the running agent, whose child alone may touch the mount";

@@ -1,8 +1,8 @@
 //! What the metadata service says of this instance, or why it says nothing. For people, who look once.
 
-pub use super::imds::Silence;
 use super::Identity;
 use super::imds::Imds;
+pub use super::imds::Silence;
 
 /// What was heard in one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

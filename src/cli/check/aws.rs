@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::aws::{self, Aws};
 use crate::aws::trial::Trial;
+use crate::aws::{self, Aws};
 use crate::clock;
 use crate::config::Config;
 use crate::identity;
@@ -37,21 +37,30 @@ pub(in crate::cli) fn known(metadata: &Metadata, live: Option<&Report>, config: 
     let by_agent = |value: Option<String>| (value, "running agent");
     let heard = &metadata.identity;
     let best = [
-        (INSTANCE, vec![
-            (identity::instance(), "firmware"),
-            by_metadata(&heard.instance),
-            by_agent(live.and_then(|live| live.agent.instance.clone())),
-        ]),
-        (REGION, vec![
-            by_metadata(&heard.region),
-            by_agent(live.and_then(|live| live.agent.region.clone())),
-            (config.and_then(|config| config.region.clone()), "--region, or /etc/dr-agent/region"),
-        ]),
+        (
+            INSTANCE,
+            vec![
+                (identity::instance(), "firmware"),
+                by_metadata(&heard.instance),
+                by_agent(live.and_then(|live| live.agent.instance.clone())),
+            ],
+        ),
+        (
+            REGION,
+            vec![
+                by_metadata(&heard.region),
+                by_agent(live.and_then(|live| live.agent.region.clone())),
+                (config.and_then(|config| config.region.clone()), "--region, or /etc/dr-agent/region"),
+            ],
+        ),
         (ZONE, vec![by_metadata(&heard.zone)]),
-        (GROUP, vec![
-            by_metadata(&heard.group),
-            by_agent(live.and_then(|live| live.group.as_ref()).map(|group| group.name.clone())),
-        ]),
+        (
+            GROUP,
+            vec![
+                by_metadata(&heard.group),
+                by_agent(live.and_then(|live| live.group.as_ref()).map(|group| group.name.clone())),
+            ],
+        ),
     ];
     let first = |(what, words): (&str, Vec<(Option<String>, &str)>)| {
         let (value, from) = words.into_iter().find_map(|(value, from)| Some((value?, from)))?;
@@ -84,11 +93,7 @@ pub(super) async fn look(heard: Option<Metadata>, live: Option<&Report>, config:
         let from = if action == aws::INSTANCES { BY_SCALING } else { "its tag" };
         Known { what: GROUP.to_owned(), value: group, from: from.to_owned() }
     }));
-    known.extend(state.map(|state| Known {
-        what: LIFECYCLE.to_owned(),
-        value: state,
-        from: BY_SCALING.to_owned(),
-    }));
+    known.extend(state.map(|state| Known { what: LIFECYCLE.to_owned(), value: state, from: BY_SCALING.to_owned() }));
     Look { metadata, trial: Some(trial), known }
 }
 

@@ -15,14 +15,18 @@ use crate::report::aws::{Aws, Contract, Credentials, Finding, Level};
 const INDENT: usize = 15;
 
 pub(super) fn write(page: &mut String, report: &Report) -> std::fmt::Result {
-    let Some(aws) = report.aws.as_ref().filter(|aws| **aws != Aws { calls: aws.calls.clone(), ..Aws::default() }) else {
+    let Some(aws) = report.aws.as_ref().filter(|aws| **aws != Aws { calls: aws.calls.clone(), ..Aws::default() })
+    else {
         return Ok(());
     };
     title(page, "AWS")?;
     if let (Some(silence), None, []) = (aws.silence, &aws.credentials, &aws.findings[..])
         && aws.permissions.is_empty()
     {
-        let what = format!("no EC2 instance, by its metadata service, {}: AWS is not asked", silence_words(silence));
+        let what = format!(
+            "no EC2 instance, or its metadata service is silent ({}): AWS is not asked",
+            silence_words(silence)
+        );
         return writeln!(page, "  {}", wrap(&what, 4));
     }
     let mut row = |name: &str, text: &str| writeln!(page, "  {name:<11}  {}", wrap(text, INDENT));
@@ -73,10 +77,10 @@ fn write_finding(page: &mut String, finding: &Finding) -> std::fmt::Result {
 
 const fn silence_words(silence: Silence) -> &'static str {
     match silence {
-        Silence::Disabled => "which refuses",
-        Silence::Late => "which does not answer",
-        Silence::Unreachable => "which cannot be reached",
-        Silence::Strange => "which is something else",
+        Silence::Disabled => "it refuses",
+        Silence::Late => "it does not answer in time",
+        Silence::Unreachable => "it cannot be reached",
+        Silence::Strange => "something else answers there",
     }
 }
 

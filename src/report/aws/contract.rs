@@ -58,7 +58,8 @@ pub fn ends_what_fails(types: &[String]) -> Vec<&str> {
 /// What is wrong with the group, or better otherwise.
 pub(super) fn findings(trial: &Trial, group: Option<&str>, instance: Option<&str>, enforce: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |level, what: String, costs: &str, hint: String| findings.push(Finding::new(level, what, costs, hint));
+    let mut find =
+        |level, what: String, costs: &str, hint: String| findings.push(Finding::new(level, what, costs, hint));
     let answered = |action| trial.calls.iter().any(|(tried, result)| *tried == action && result.is_ok());
     let Some(group) = group else {
         if answered(INSTANCES) {

@@ -96,9 +96,9 @@ pub(super) fn permissions(trial: &Trial, calls: Option<&[Call]>, policy: &Policy
                 format!("the running agent's calls: {}", ended.collect::<Vec<_>>().join(", "))
             }
         };
-        let is_denied = calls.map(|calls| ended(calls, action)).is_some_and(|ended| {
-            ended.contains_key(Kind::Denied.name()) && !ended.contains_key("ok")
-        });
+        let is_denied = calls
+            .map(|calls| ended(calls, action))
+            .is_some_and(|ended| ended.contains_key(Kind::Denied.name()) && !ended.contains_key("ok"));
         permission(action, if is_denied { Kind::Denied.name() } else { "untried" }, words)
     });
     tried.chain(untried).collect()
@@ -123,7 +123,7 @@ pub(super) fn lacks(
         if !denied.is_empty() {
             findings.push(Finding::new(
                 Level::Degraded,
-                format!("the role may not {}", denied.join(", ")),
+                format!("the role lacks {}", denied.join(", ")),
                 costs(&statement.sid),
                 format!("give it the statement `{}` of the policy below", statement.sid),
             ));
@@ -161,7 +161,9 @@ fn costs(statement: &str) -> &'static str {
         "WhoIsInTheGroup" => {
             "the members are not learned, so nobody else's word is heard: a fault here is told from one that all have by nobody"
         }
-        "LastLook" => "nothing is replaced without that look, and whether a drain would end the instance cannot be told",
+        "LastLook" => {
+            "nothing is replaced without that look, and whether a drain would end the instance cannot be told"
+        }
         "Replace" => "nothing is replaced, although [replace] says `enforce`",
         "AuditNote" => "the group keeps no note of a replacement, and a group of one forgets it",
         "Metrics" => "CloudWatch hears nothing, not even the heartbeat",

@@ -166,8 +166,8 @@ fn serve(stream: TcpStream, state: &State) {
                 return;
             }
             Some(Fault::Status(status)) => stream.write_all(&answer(status, "<html>no</html>")),
-            Some(Fault::Throttle) => stream.write_all(&answer(400, &error("Throttling", "Rate exceeded"))),
-            Some(Fault::Refuse(code)) => stream.write_all(&answer(400, &error(code, "refused by the test"))),
+            Some(Fault::Throttle) => stream.write_all(&answer(400, &error(&action, "Throttling", "Rate exceeded"))),
+            Some(Fault::Refuse(code)) => stream.write_all(&answer(400, &error(&action, code, "refused by the test"))),
             Some(Fault::Lost) => {
                 drop(forward(&head, &body, state));
                 return;
@@ -178,7 +178,7 @@ fn serve(stream: TcpStream, state: &State) {
                 return;
             }
             Some(Fault::Trickle) => {
-                let whole = answer(200, &error("Slow", "x"));
+                let whole = answer(200, &error(&action, "Slow", "x"));
                 for byte in whole {
                     if state.ended.load(Ordering::SeqCst) || stream.write_all(&[byte]).is_err() {
                         return;
@@ -249,7 +249,14 @@ fn answer(status: u16, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\nContent-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn error(code: &str, message: &str) -> String {
+fn error(action: &str, code: &str, message: &str) -> String {
+    if action == "DescribeInstances" {
+        // EC2 words it in its own way.
+        return format!(
+            "<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>\
+             <RequestID>x</RequestID></Response>"
+        );
+    }
     format!(
         "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
          <RequestId>x</RequestId></ErrorResponse>"

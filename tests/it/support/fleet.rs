@@ -131,7 +131,7 @@ impl Fleet {
     }
 
     /// The path at which every instance has its own folder.
-    fn here(&self) -> PathBuf {
+    pub fn here(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 

@@ -20,6 +20,8 @@ pub enum Mood {
     Strange,
     /// 503.
     Failing,
+    /// 403: it is switched off for this instance.
+    Disabled,
 }
 
 /// The service of one instance.
@@ -125,6 +127,7 @@ fn serve(mut stream: &TcpStream, state: &State) {
         let (status, body) = match first.split(' ').collect::<Vec<_>>()[..] {
             _ if mood == Mood::Strange => (200, "<html>welcome</html>".to_owned()),
             _ if mood == Mood::Failing => (503, String::new()),
+            _ if mood == Mood::Disabled => (403, String::new()),
             ["PUT", "/latest/api/token", _] if header("x-aws-ec2-metadata-token-ttl-seconds").is_some() => (200, token),
             ["GET", _, _] if header("x-aws-ec2-metadata-token").as_ref() != Some(&token) => (401, String::new()),
             ["GET", path, _] => {
