@@ -92,7 +92,8 @@ Examples:
   sudo dr-agent check --as-me             what root can do, not what the agent can
 
 As root it probes as the agent's user, because a file that only root can read does not help it.
-It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the
+On an EC2 instance it asks AWS whatever the role may ask without an effect: a permission that is missing comes with the
+policy to paste. It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the
 state directory.")]
     Check(CheckArgs),
     /// What the running agent knows

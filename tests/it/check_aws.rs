@@ -367,7 +367,7 @@ fn a_metadata_service_that_is_switched_off_is_explained_and_one_that_is_not_ther
     for mood in [Mood::Silent, Mood::Strange, Mood::Failing] {
         rig.imds.be(mood);
         let page = rig.page();
-        assert!(page.lines().count() == 1 && page.contains("no EC2 instance, or"), "{mood:?}: {page}");
+        assert!(page.lines().count() == 1 && page.contains("not on EC2, or"), "{mood:?}: {page}");
         assert_eq!(findings(&rig.json()), [""; 0], "{mood:?}");
     }
     assert!(rig.proxy.actions().is_empty(), "{:?}", rig.proxy.actions());

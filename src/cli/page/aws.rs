@@ -23,10 +23,8 @@ pub(super) fn write(page: &mut String, report: &Report) -> std::fmt::Result {
     if let (Some(silence), None, []) = (aws.silence, &aws.credentials, &aws.findings[..])
         && aws.permissions.is_empty()
     {
-        let what = format!(
-            "no EC2 instance, or its metadata service is silent ({}): AWS is not asked",
-            silence_words(silence)
-        );
+        let what =
+            format!("not on EC2, or the metadata service is silent ({}): AWS is not asked", silence_words(silence));
         return writeln!(page, "  {}", wrap(&what, 4));
     }
     let mut row = |name: &str, text: &str| writeln!(page, "  {name:<11}  {}", wrap(text, INDENT));
