@@ -452,23 +452,23 @@ fn with_another_that_serves_a_drain_needs_no_force_and_check_shows_the_votes() {
         fs::write(fleet.instances[number].state_dir().join("members.json"), text.to_string()).unwrap();
         fleet.start_agent(number);
     }
-    let (here, one) = (fleet.here(), &fleet.instances[0]);
+    let one = &fleet.instances[0];
     eventually("the other serves", || {
         let report = one.report()?;
         let other = &report["group"]["members"][0];
         let is_well = other["state"] == "serving" && other["votes"]["efs"] == "healthy";
         if is_well { Ok(()) } else { Err(format!("{report:#}\n{}", one.log())) }
     });
-    let said = one.command(&here, &["check", "--as-me"]);
+    let said = fleet.command(one, &["check", "--as-me"]);
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in
         ["web: 1 of 1 others answered", "i-0000000000000000b other zone serving; ", "group web (metadata service)"]
     {
         assert!(words.contains(part), "{part}: {said}");
     }
-    let said = one.command(&here, &["history", "--group"]);
+    let said = fleet.command(one, &["history", "--group"]);
     assert!(said.contains("no instance"), "{said}");
-    let said = one.command(&here, &["drain", "--reason", "deploy 42"]);
+    let said = fleet.command(one, &["drain", "--reason", "deploy 42"]);
     assert!(said.contains("one other instance is known to be healthy"), "{said}");
     assert!(said.contains("drain is set"), "{said}");
     // Now that this one drains it is the other that would be the last.
@@ -477,6 +477,6 @@ fn with_another_that_serves_a_drain_needs_no_force_and_check_shows_the_votes() {
         let report = other.report()?;
         if report["group"]["members"][0]["state"] == "draining" { Ok(()) } else { Err(format!("{report:#}")) }
     });
-    let said = other.command(&here, &["drain", "--reason", "deploy 42"]);
+    let said = fleet.command(other, &["drain", "--reason", "deploy 42"]);
     assert!(said.contains("no other instance is known to be healthy"), "{said}");
 }

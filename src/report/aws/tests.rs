@@ -41,6 +41,8 @@ fn told(look: Option<Look>, calls: Option<&[Call]>, change: impl FnOnce(&mut Con
     Aws::of(seen, &config)
 }
 
+type Row = (fn(&mut Look), Level, &'static str);
+
 #[test]
 fn each_setting_of_the_group_that_matters_is_a_finding_of_its_weight() {
     assert_eq!(told(Some(well()), None, |_| {}).findings, []);
@@ -51,7 +53,6 @@ fn each_setting_of_the_group_that_matters_is_a_finding_of_its_weight() {
         assert_eq!(told.findings.len(), 1, "{:?}", told.findings);
         (told.findings[0].level, told.findings[0].what.clone())
     };
-    type Row = (fn(&mut Look), Level, &'static str);
     let rows: [Row; 11] = [
         (|l| l.health_check_types = vec!["ELB".to_owned()], Level::Unhealthy, "type is ELB"),
         (|l| l.health_check_types.push("VPC_LATTICE".to_owned()), Level::Unhealthy, "type is VPC_LATTICE"),
