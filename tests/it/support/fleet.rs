@@ -131,7 +131,7 @@ impl Fleet {
     }
 
     /// The path at which every instance has its own folder.
-    pub fn here(&self) -> PathBuf {
+    fn here(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 
