@@ -19,13 +19,18 @@ use crate::aws::Aws;
 use crate::certificates;
 use crate::clock::{self, BootTime};
 use crate::config::load::{self, File};
-use crate::group::{self, guests::Knocks};
-use crate::identity;
+use crate::group;
+use crate::group::guests::Knocks;
+use crate::group::run::Standing;
+use crate::identity::{self, Identity};
+use crate::input::Input;
 use crate::latches;
 use crate::outputs::http::{BindError, Control, Listeners, Members, Unbound};
 use crate::outputs::{cloudwatch, markers, persist};
 use crate::replace;
-use crate::snapshot::About;
+use crate::replace::api::AutoScaling;
+use crate::replace::run::Channels;
+use crate::snapshot::{About, Snapshot};
 use crate::supervise::Supervisor;
 use crate::telemetry::{self, event};
 use boot::Bound;
@@ -98,121 +103,77 @@ impl Bound {
     /// Spawns every task. Needs the runtime.
     fn start(self) -> Running {
         let Self { options, config, file, region_is_remembered, about, mut owner, listeners } = self;
-        let cancelled = CancellationToken::new();
         let mut tasks = Supervisor::default();
+        let cancelled = CancellationToken::new();
         let (inputs, inbox) = mpsc::channel(INPUTS);
         let first = Arc::new(owner.publish(BootTime::now(), clock::wall()));
         let (publisher, snapshots) = watch::channel(first);
         let (http_turns, http_turned) = watch::channel(BootTime::now());
         let (standing, its_standing) = watch::channel(Arc::default());
-        let (identity, its_identity) = watch::channel(Arc::default());
-        let aws = Aws::default();
-        let knocks = Knocks::default();
+        let (identity, identities) = watch::channel(Arc::default());
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (records, its_records) = watch::channel(Arc::default());
-        let dir = config.state_dir.clone();
+        let knocks = Knocks::default();
+        let shared = Shared {
+            dir: config.state_dir.clone(),
+            boot: about.boot.clone(),
+            aws: Aws::default(),
+            snapshots: snapshots.clone(),
+            standing: its_standing,
+            identities: identities.clone(),
+            inputs: inputs.clone(),
+            cancelled: cancelled.clone(),
+        };
 
         // PUBLISH
-        tasks.essential("owner", cancelled.clone(), owner.run(inbox, publisher));
+        shared.essential(&mut tasks, "owner", |_| owner.run(inbox, publisher));
 
         // ACT
         let Listeners { public, peer, control, unbound } = listeners;
-        tasks.essential(
-            "public listener",
-            cancelled.clone(),
-            public.serve(snapshots.clone(), http_turns, cancelled.clone()),
-        );
-        tasks.essential(
-            "peer listener",
-            cancelled.clone(),
-            peer.serve(
-                snapshots.clone(),
-                its_standing.clone(),
-                knocks.clone(),
-                Members { boot: about.boot.clone(), questions, records: its_records.clone() },
-                cancelled.clone(),
-            ),
-        );
-        let orders = Control {
-            state_dir: dir.clone(),
-            boot: about.boot.clone(),
-            inputs: inputs.clone(),
-            records: its_records.clone(),
-        };
-        tasks.essential(
-            "control listener",
-            cancelled.clone(),
-            control.serve(snapshots.clone(), orders, cancelled.clone()),
-        );
-        tasks.restarted("markers", cancelled.clone(), {
-            let (dir, snapshots, inputs, cancelled) =
-                (dir.clone(), snapshots.clone(), inputs.clone(), cancelled.clone());
-            move || markers::run(dir.clone(), snapshots.clone(), inputs.clone(), cancelled.clone())
+        shared.essential(&mut tasks, "public listener", |s| public.serve(s.snapshots, http_turns, s.cancelled));
+        shared.essential(&mut tasks, "peer listener", |s| {
+            let members = Members { boot: s.boot, questions, records: its_records.clone() };
+            peer.serve(s.snapshots, s.standing, knocks.clone(), members, s.cancelled)
         });
-        tasks.restarted("state", cancelled.clone(), {
-            let (dir, snapshots, cancelled) = (dir.clone(), snapshots.clone(), cancelled.clone());
-            move || persist::run(dir.clone(), snapshots.clone(), cancelled.clone())
+        shared.essential(&mut tasks, "control listener", |s| {
+            let orders = Control { state_dir: s.dir, boot: s.boot, inputs: s.inputs, records: its_records };
+            control.serve(s.snapshots, orders, s.cancelled)
         });
-
-        tasks.restarted("cloudwatch", cancelled.clone(), {
-            let (aws, snapshots, cancelled) = (aws.clone(), snapshots.clone(), cancelled.clone());
-            let stands = its_standing.clone();
-            move || cloudwatch::run(aws.clone(), snapshots.clone(), stands.clone(), cancelled.clone())
-        });
-        tasks.restarted("replace", cancelled.clone(), {
-            let channels = replace::run::Channels {
-                api: Arc::new(replace::api::AutoScaling { aws: aws.clone(), snapshots: snapshots.clone() }),
-                state_dir: dir.clone(),
-                boot: about.boot.clone(),
-                snapshots: snapshots.clone(),
-                standing: its_standing,
-                questions: Arc::new(Mutex::new(asked)),
-                records,
-                inputs: inputs.clone(),
+        shared.restarted(&mut tasks, "markers", |s| markers::run(s.dir, s.snapshots, s.inputs, s.cancelled));
+        shared.restarted(&mut tasks, "state", |s| persist::run(s.dir, s.snapshots, s.cancelled));
+        shared.restarted(&mut tasks, "cloudwatch", |s| cloudwatch::run(s.aws, s.snapshots, s.standing, s.cancelled));
+        let asked = Arc::new(Mutex::new(asked));
+        shared.restarted(&mut tasks, "replace", move |s| {
+            let channels = Channels {
+                api: AutoScaling { aws: s.aws, snapshots: s.snapshots.clone() },
+                state_dir: s.dir,
+                boot: s.boot,
+                snapshots: s.snapshots,
+                standing: s.standing,
+                questions: Arc::clone(&asked),
+                records: records.clone(),
+                inputs: s.inputs,
             };
-            let cancelled = cancelled.clone();
-            move || replace::run::run(channels.clone(), cancelled.clone())
+            replace::run::run(channels, s.cancelled)
         });
 
         // OBSERVE
-        tasks.restarted("latches", cancelled.clone(), {
-            let (dir, boot, inputs, cancelled) = (dir.clone(), about.boot.clone(), inputs.clone(), cancelled.clone());
-            move || latches::watch::run(dir.clone(), boot.clone(), inputs.clone(), cancelled.clone())
+        shared.restarted(&mut tasks, "latches", |s| latches::watch::run(s.dir, s.boot, s.inputs, s.cancelled));
+        let instance = about.owner.instance.clone();
+        shared.restarted(&mut tasks, "identity", move |s| {
+            identity::find::run(s.aws, instance.clone(), s.dir, identity.clone(), s.boot, s.cancelled)
         });
-        tasks.restarted("identity", cancelled.clone(), {
-            let (aws, dir, cancelled) = (aws.clone(), dir.clone(), cancelled.clone());
-            let (instance, seed) = (about.owner.instance.clone(), about.boot.clone());
-            move || {
-                let (aws, instance, dir) = (aws.clone(), instance.clone(), dir.clone());
-                identity::find::run(aws, instance, dir, identity.clone(), seed.clone(), cancelled.clone())
-            }
+        shared.restarted(&mut tasks, "lifecycle", |s| {
+            identity::watch::run(s.identities, s.snapshots, s.inputs, s.cancelled)
         });
-        tasks.restarted("lifecycle", cancelled.clone(), {
-            let (identity, snapshots, inputs, cancelled) =
-                (its_identity.clone(), snapshots.clone(), inputs.clone(), cancelled.clone());
-            move || identity::watch::run(identity.clone(), snapshots.clone(), inputs.clone(), cancelled.clone())
+        shared.restarted(&mut tasks, "group", move |s| {
+            let (knocks, standing) = (knocks.clone(), standing.clone());
+            group::run::run(s.dir, s.snapshots, s.identities, knocks, standing, s.inputs, s.cancelled)
         });
-        tasks.restarted("group", cancelled.clone(), {
-            let (dir, snapshots, identity, inputs, cancelled) =
-                (dir.clone(), snapshots.clone(), its_identity.clone(), inputs.clone(), cancelled.clone());
-            move || {
-                let (dir, snapshots, identity) = (dir.clone(), snapshots.clone(), identity.clone());
-                let (knocks, standing) = (knocks.clone(), standing.clone());
-                group::run::run(dir, snapshots, identity, knocks, standing, inputs.clone(), cancelled.clone())
-            }
+        shared.restarted(&mut tasks, "members", |s| {
+            group::refresh::run(s.aws, s.dir, s.snapshots, s.identities, s.cancelled)
         });
-        tasks.restarted("members", cancelled.clone(), {
-            let (dir, snapshots, identity, cancelled) =
-                (dir.clone(), snapshots.clone(), its_identity.clone(), cancelled.clone());
-            move || {
-                let (aws, dir, snapshots) = (aws.clone(), dir.clone(), snapshots.clone());
-                group::refresh::run(aws, dir, snapshots, identity.clone(), cancelled.clone())
-            }
-        });
-        tasks.restarted("certificates", cancelled.clone(), {
-            let (snapshots, inputs, cancelled) = (snapshots.clone(), inputs.clone(), cancelled.clone());
-            move || certificates::run(snapshots.clone(), inputs.clone(), cancelled.clone())
-        });
+        shared.restarted(&mut tasks, "certificates", |s| certificates::run(s.snapshots, s.inputs, s.cancelled));
         let mut running = Running {
             options,
             file,
@@ -226,11 +187,43 @@ impl Bound {
             http_turned,
             probes: BTreeMap::new(),
             watchdog: CancellationToken::new(),
-            identities: its_identity,
+            identities,
             config: Arc::clone(&config),
         };
         running.apply(config);
         running
+    }
+}
+
+/// What tasks share; each takes what it needs.
+#[derive(Clone)]
+struct Shared {
+    dir: PathBuf,
+    boot: String,
+    aws: Aws,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    standing: watch::Receiver<Arc<Standing>>,
+    identities: watch::Receiver<Arc<Identity>>,
+    inputs: mpsc::Sender<Input>,
+    cancelled: CancellationToken,
+}
+
+impl Shared {
+    /// See [`Supervisor::essential`].
+    fn essential<F>(&self, tasks: &mut Supervisor, name: &str, make: impl FnOnce(Self) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tasks.essential(name, self.cancelled.clone(), make(self.clone()));
+    }
+
+    /// See [`Supervisor::restarted`].
+    fn restarted<F>(&self, tasks: &mut Supervisor, name: &str, make: impl Fn(Self) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let shared = self.clone();
+        tasks.restarted(name, self.cancelled.clone(), move || make(shared.clone()));
     }
 }
 

@@ -57,6 +57,19 @@ impl Owner {
             && same(&self.instance, &other.instance)
             && same(&self.region, &other.region)
     }
+
+    /// Takes over what `other` knows, whose agreement was asked.
+    pub fn learn(&mut self, other: &Self) {
+        for (known, told) in [
+            (&mut self.deployment, &other.deployment),
+            (&mut self.instance, &other.instance),
+            (&mut self.region, &other.region),
+        ] {
+            if told.is_some() {
+                known.clone_from(told);
+            }
+        }
+    }
 }
 
 /// The content of the state file.

@@ -66,9 +66,10 @@ pub enum Kind {
     /// No connection, or one that broke: then it may have been carried out all the same.
     #[error("got no complete answer")]
     Unreachable,
-    /// AWS answered and refused. `code` is the HTTP status where the answer has none of AWS's codes.
+    /// AWS answered and refused, or failed: then `status` is 500 or more, and it may have been carried out all the
+    /// same. `code` is the HTTP status where the answer has none of AWS's codes.
     #[error("was refused: {code}: {message}")]
-    Service { code: String, message: String },
+    Service { code: String, message: String, status: u16 },
 }
 
 impl Kind {
@@ -134,6 +135,7 @@ fn of_answer(code: Option<&str>, message: Option<&str>, status: u16) -> Kind {
         code => Kind::Service {
             code: code.map_or_else(|| format!("HTTP {status}"), str::to_owned),
             message: message.unwrap_or("no message").to_owned(),
+            status,
         },
     }
 }
@@ -150,7 +152,10 @@ mod tests {
         assert_eq!(of_answer(None, None, 429), Kind::Throttled);
         let grace = "The age of the instance (986 seconds) is less than the configured grace period of 1500 seconds";
         let refused = of_answer(Some("ValidationError"), Some(grace), 400);
-        assert_eq!(refused, Kind::Service { code: "ValidationError".to_owned(), message: grace.to_owned() });
+        assert_eq!(
+            refused,
+            Kind::Service { code: "ValidationError".to_owned(), message: grace.to_owned(), status: 400 }
+        );
         // A load balancer's HTML.
         assert_eq!(of_answer(None, None, 502).to_string(), "was refused: HTTP 502: no message");
     }

@@ -24,9 +24,8 @@ const ACTIVITIES: i32 = 20;
 /// A launch that failed longer ago says nothing of the next one.
 const LAUNCHES_WINDOW: SignedDuration = SignedDuration::from_mins(30);
 
-/// What the agent's tags begin with. Never `/`: with instance tags in the metadata such a key makes every launch fail.
-const TAG_PREFIX: &str = "dr-agent:";
-
+/// `off` stops all replacements. No tag's name has a `/`: with instance tags in the metadata such a key makes every
+/// launch fail.
 const REPLACE_TAG: &str = "dr-agent:replace";
 
 /// The note of the last replacement.
@@ -88,14 +87,14 @@ impl Aws {
         Ok(found.find(|found| found.instance_id() == Some(instance)).and_then(|found| found.auto_scaling_group_name))
     }
 
-    /// Writes the note `dr-agent:NAME` = `value` (256 characters at most) on `group`, not on its instances.
+    /// Writes the note of the last replacements (256 characters at most) on `group`, not on its instances.
     ///
     /// # Errors
     /// When the call fails, within 10 s.
-    pub async fn write_tag(&self, region: &str, group: &str, name: &str, value: &str) -> Result<(), Failure> {
+    pub async fn note_replacement(&self, region: &str, group: &str, note: &str) -> Result<(), Failure> {
         let client = self.clients(TAGS, region).await?.auto_scaling;
-        let key = format!("{TAG_PREFIX}{name}");
-        let tag = Tag::builder().resource_id(group).resource_type("auto-scaling-group").key(key).value(value);
+        let tag = Tag::builder().resource_id(group).resource_type("auto-scaling-group");
+        let tag = tag.key(LAST_REPLACEMENT_TAG).value(note);
         let write = client.create_or_update_tags().tags(tag.propagate_at_launch(false).build());
         call(TAGS, write.send()).await.map(drop)
     }

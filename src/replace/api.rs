@@ -12,15 +12,15 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::ErrorChain;
 
 /// The calls. Each has a deadline of its own.
-pub trait Api: Send + Sync + 'static {
+pub trait Api: Clone + Send + Sync + 'static {
     /// The group as Auto Scaling describes it now.
-    fn look(&self, group: &str, instance: &str) -> impl Future<Output = Result<Look, Unavailable>> + Send;
+    fn look(&self, group: &str) -> impl Future<Output = Result<Look, Unavailable>> + Send;
 
     /// Marks the instance Unhealthy, with respect for the grace period. One request, never repeated.
     fn mark_unhealthy(&self, instance: &str) -> impl Future<Output = Marked> + Send;
 
-    /// Writes a tag of the group that is not propagated to instances.
-    fn write_tag(&self, group: &str, key: &str, value: &str) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    /// Writes the group's note of its last replacements.
+    fn note(&self, group: &str, note: &str) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
 /// Auto Scaling did not do what it was asked, with the reason.
@@ -43,7 +43,7 @@ impl AutoScaling {
 }
 
 impl Api for AutoScaling {
-    async fn look(&self, group: &str, _: &str) -> Result<Look, Unavailable> {
+    async fn look(&self, group: &str) -> Result<Look, Unavailable> {
         let look = self.aws.look(&self.region()?, group, clock::wall()).await?;
         look.ok_or_else(|| Unavailable(format!("Auto Scaling knows no group `{group}`")))
     }
@@ -59,8 +59,8 @@ impl Api for AutoScaling {
         }
     }
 
-    async fn write_tag(&self, group: &str, key: &str, value: &str) -> Result<(), Unavailable> {
-        Ok(self.aws.write_tag(&self.region()?, group, key, value).await?)
+    async fn note(&self, group: &str, note: &str) -> Result<(), Unavailable> {
+        Ok(self.aws.note_replacement(&self.region()?, group, note).await?)
     }
 }
 
@@ -87,13 +87,12 @@ impl Marked {
         let why = ErrorChain(failure).to_string();
         match &failure.kind {
             // A string, and the only one that tells it from other refusals of the same code.
-            Kind::Service { code, message } if code == "ValidationError" && message.contains("grace period") => {
+            Kind::Service { code, message, .. } if code == "ValidationError" && message.contains("grace period") => {
                 Self::InGracePeriod
             }
-            // The code of an answer without one is its HTTP status: a server that failed may have done it before.
-            Kind::Service { code, .. } if code.starts_with('5') || code.starts_with("Internal") => Self::Unknown(why),
+            // A server that failed may have done it before.
+            Kind::Timeout | Kind::Unreachable | Kind::Service { status: 500.., .. } => Self::Unknown(why),
             Kind::Service { .. } | Kind::Denied | Kind::NoCredentials | Kind::Throttled => Self::Refused(why),
-            Kind::Timeout | Kind::Unreachable => Self::Unknown(why),
         }
     }
 }

@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::memory::{Memory, VERSION};
 use super::records::Records;
+use crate::clock::Stamp;
 use crate::probes::blocking::Lane;
-use crate::state::write_atomically;
+use crate::state::{Owner, write_atomically};
 
 const FILE: &str = "replace.json";
 
@@ -39,6 +40,14 @@ pub struct Store {
     pub state_dir: PathBuf,
     /// In memory.
     pub run_dir: PathBuf,
+}
+
+impl Kept {
+    /// Nothing was kept.
+    #[must_use]
+    pub fn new(owner: &Owner, now: Stamp) -> Self {
+        Self { memory: Memory::new(owner.clone(), now), records: Records::default() }
+    }
 }
 
 impl Store {
@@ -87,15 +96,13 @@ fn read(path: &Path) -> Option<Kept> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Stamp;
-    use crate::state::Owner;
 
     #[tokio::test]
     async fn the_newer_of_two_copies_counts_and_a_dead_disk_costs_neither_a_restart_nor_a_wait() {
         let (disk, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = Store { state_dir: disk.path().to_owned(), run_dir: run.path().to_owned() };
         assert_eq!(store.load().await, None);
-        let mut kept = Kept { memory: Memory::new(Owner::default(), Stamp::now("b")), records: Records::default() };
+        let mut kept = Kept::new(&Owner::default(), Stamp::now("b"));
         kept.memory.saves = 1;
         store.save(&kept).await.unwrap();
         let dead = Store { state_dir: disk.path().join("missing"), ..store.clone() };

@@ -29,9 +29,7 @@ fn child() {
             ["mark", instance] => aws.mark_unhealthy(REGION, instance).await.map(|()| "marked".to_owned()),
             ["group-of", instance] => aws.group_of(REGION, instance).await.map(|group| format!("{group:?}")),
             ["group-by-tag", instance] => aws.group_by_tag(REGION, instance).await.map(|group| format!("{group:?}")),
-            ["tag", group, name, value] => {
-                aws.write_tag(REGION, group, name, value).await.map(|()| "written".to_owned())
-            }
+            ["note", group, note] => aws.note_replacement(REGION, group, note).await.map(|()| "written".to_owned()),
             ["put", minutes] => {
                 let dimensions = [("Deployment", "shop"), ("AutoScalingGroupName", "web")];
                 let minutes = minutes_up_to_now(minutes.parse().expect("a number"));
@@ -94,8 +92,8 @@ fn a_group_is_seen_marked_and_noted_as_it_is() {
     assert!(call("group-of i-0123456789abcdef0").contains("ok: None"));
     assert!(call(&format!("group-by-tag {}", instances[1])).contains(r#"ok: Some("web")"#));
 
-    assert!(call("tag web last-replacement 2026-11-25T09:00:00Z").contains("ok: written"));
-    assert!(call("tag web replace off").contains("ok: written"));
+    assert!(call("note web 2026-11-25T09:00:00Z").contains("ok: written"));
+    moto.tag("web", "dr-agent:replace", "off");
     assert!(call(&format!("mark {}", instances[0])).contains("ok: marked"));
     assert_eq!(proxy.count("SetInstanceHealth"), 1);
     let look = call("look web");

@@ -221,10 +221,11 @@ fn a_region_that_only_the_other_instances_have_is_checked_too() {
 
 #[test]
 fn show_prints_a_file_and_says_what_is_not_acted_on() {
-    let folder = Folder::new("[replace]\nsustain = \"7m\"\n[cloudwatch]\nnamespace = \"Shop\"\n");
+    let folder =
+        Folder::new("[replace]\nsustain = \"7m\"\n[cloudwatch]\nnamespace = \"Shop\"\n[repoint]\napply = \"none\"\n");
     let told = folder.run(&["config", "show"]);
     assert_eq!(told.exit, 0, "{}", told.err);
-    assert!(told.err.contains("checks `cloudwatch` and does not act on it yet"), "{}", told.err);
+    assert!(told.err.contains("checks `repoint` and does not act on it yet"), "{}", told.err);
     assert!(told.out.contains("\n[probe.nginx]\ninterval = \"2s\"\n"), "{}", told.out);
     // What it prints is a file.
     fs::write(folder.config(), &told.out).unwrap();

@@ -47,6 +47,8 @@ mod metrics;
 mod nginx;
 // A group decides that one of it is replaced.
 mod replace;
+// The same while AWS and the agent itself fail at each step.
+mod replacement_faults;
 // Who names the region.
 mod region;
 // What the agent does when it is told to reload, to end or to pause, and what is left when it is killed.

@@ -65,8 +65,8 @@ fn the_one_that_is_ill_goes_once_and_the_others_remember_why() {
         let decision = group.kept(1).and_then(|kept| kept.memory.decision).ok_or("none")?;
         if decision.outcome == Outcome::Accepted { Ok(()) } else { Err("open") }
     });
-    let tags = group.scaling.tags.lock().unwrap().clone();
-    assert!(tags[0].0 == "dr-agent:last-replacement" && tags[0].1.ends_with("=i-00000001=disk-full"), "{tags:?}");
+    let notes = group.scaling.notes.lock().unwrap().clone();
+    assert!(notes[0].ends_with("=i-00000001=disk-full"), "{notes:?}");
 
     let (told, answered) = block_on(group.asker().records(&name(1)));
     assert!(answered);

@@ -23,6 +23,8 @@ pub enum Fault {
     Throttle,
     /// AWS refuses with this code.
     Refuse(&'static str),
+    /// AWS refuses to mark an instance that is too young for its group.
+    InGracePeriod,
     /// The call is carried out, and its answer is lost.
     Lost,
     /// Half of it comes, then the connection is closed.
@@ -53,6 +55,11 @@ struct State {
     ended: AtomicBool,
 }
 
+const REFRESHES: &str = "DescribeInstanceRefreshes";
+
+/// In AWS's own words.
+const GRACE: &str = "The age of the instance (9 seconds) is less than the configured grace period of 1500 seconds";
+
 /// moto has no instance refreshes, and a group has none most of the time.
 const NO_REFRESHES: &str = "<DescribeInstanceRefreshesResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\">\
     <DescribeInstanceRefreshesResult><InstanceRefreshes/></DescribeInstanceRefreshesResult>\
@@ -71,7 +78,7 @@ impl AwsProxy {
             (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
         let state = Arc::new(State { upstream, faults, actions, zones, longest, ended: AtomicBool::new(false) });
         let proxy = Self { port, state: Arc::clone(&state) };
-        proxy.fail("DescribeInstanceRefreshes", Fault::Instead(NO_REFRESHES.to_owned()));
+        proxy.heal(REFRESHES);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if state.ended.load(Ordering::SeqCst) {
@@ -95,6 +102,9 @@ impl AwsProxy {
     }
 
     pub fn heal(&self, action: &str) {
+        if action == REFRESHES {
+            return self.fail(action, Fault::Instead(NO_REFRESHES.to_owned()));
+        }
         self.state.faults.lock().expect("no panic").remove(action);
     }
 
@@ -168,6 +178,7 @@ fn serve(stream: TcpStream, state: &State) {
             Some(Fault::Status(status)) => stream.write_all(&answer(status, "<html>no</html>")),
             Some(Fault::Throttle) => stream.write_all(&answer(400, &error(&action, "Throttling", "Rate exceeded"))),
             Some(Fault::Refuse(code)) => stream.write_all(&answer(400, &error(&action, code, "refused by the test"))),
+            Some(Fault::InGracePeriod) => stream.write_all(&answer(400, &error(&action, "ValidationError", GRACE))),
             Some(Fault::Lost) => {
                 drop(forward(&head, &body, state));
                 return;

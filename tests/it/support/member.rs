@@ -25,10 +25,8 @@ use dr_agent::owner::Owner;
 use dr_agent::replace::api::{Api, Marked, Unavailable};
 use dr_agent::replace::ask::Asker;
 use dr_agent::replace::look::{Look, LookMember};
-use dr_agent::replace::memory::Memory;
 use dr_agent::replace::outlook::Outlook;
 use dr_agent::replace::plan::ReplacePolicy;
-use dr_agent::replace::records::Records;
 use dr_agent::replace::run::{self, Channels};
 use dr_agent::replace::store::Kept;
 use dr_agent::snapshot::{About, Snapshot};
@@ -53,23 +51,28 @@ pub struct Scaling {
     pub marks_as: Mutex<Marked>,
     /// Instances that were marked, in order.
     pub marked: Mutex<Vec<String>>,
-    pub tags: Mutex<Vec<(String, String)>>,
+    /// What was noted at the group, in order.
+    pub notes: Mutex<Vec<String>>,
     pub looks: Mutex<u32>,
 }
 
-impl Api for Scaling {
-    async fn look(&self, _: &str, _: &str) -> Result<Look, Unavailable> {
-        *self.looks.lock().unwrap() += 1;
-        self.look.lock().unwrap().clone()
+/// One member's way to it.
+#[derive(Debug, Clone)]
+struct Client(Arc<Scaling>);
+
+impl Api for Client {
+    async fn look(&self, _: &str) -> Result<Look, Unavailable> {
+        *self.0.looks.lock().unwrap() += 1;
+        self.0.look.lock().unwrap().clone()
     }
 
     async fn mark_unhealthy(&self, instance: &str) -> Marked {
-        self.marked.lock().unwrap().push(instance.to_owned());
-        self.marks_as.lock().unwrap().clone()
+        self.0.marked.lock().unwrap().push(instance.to_owned());
+        self.0.marks_as.lock().unwrap().clone()
     }
 
-    async fn write_tag(&self, _: &str, key: &str, value: &str) -> Result<(), Unavailable> {
-        self.tags.lock().unwrap().push((key.to_owned(), value.to_owned()));
+    async fn note(&self, _: &str, note: &str) -> Result<(), Unavailable> {
+        self.0.notes.lock().unwrap().push(note.to_owned());
         Ok(())
     }
 }
@@ -125,7 +128,7 @@ impl Group {
             look: Mutex::new(Ok(look)),
             marks_as: Mutex::new(Marked::Accepted),
             marked: Mutex::default(),
-            tags: Mutex::default(),
+            notes: Mutex::default(),
             looks: Mutex::default(),
         };
         Self { dir, entries, scaling: Arc::new(scaling) }
@@ -146,8 +149,7 @@ impl Group {
         if !dir.exists() {
             fs::create_dir_all(&dir).expect("create a state directory");
             let long_ago = Stamp { boot: "before".to_owned(), wall: Timestamp::UNIX_EPOCH, ..Stamp::now(BOOT) };
-            let memory = Memory::new(owner(n), long_ago);
-            let kept = Kept { memory, records: Records::default() };
+            let kept = Kept::new(&owner(n), long_ago);
             fs::write(dir.join("replace.json"), serde_json::to_vec(&kept).unwrap()).expect("write what it remembers");
         }
         let membership = Membership { group: "web".to_owned(), at: Timestamp::now(), members: self.entries.clone() };
@@ -223,7 +225,7 @@ impl Member {
                 let (records, its_records) = watch::channel(Arc::default());
                 let members = Members { boot: BOOT.to_owned(), questions, records: its_records };
                 let channels = Channels {
-                    api: scaling,
+                    api: Client(scaling),
                     state_dir: dir.clone(),
                     boot: BOOT.to_owned(),
                     snapshots: snapshots.clone(),

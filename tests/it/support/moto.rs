@@ -84,6 +84,16 @@ impl Moto {
         self.call("autoscaling", "TerminateInstanceInAutoScalingGroup", &parameters);
     }
 
+    /// Sets a tag of a group.
+    pub fn tag(&self, group: &str, key: &str, value: &str) {
+        let value = value.replace(' ', "%20");
+        let tag = format!(
+            "ResourceId={group}&ResourceType=auto-scaling-group&Key={key}&Value={value}&PropagateAtLaunch=false"
+        );
+        let tag = tag.split('&').map(|pair| format!("Tags.member.1.{pair}")).collect::<Vec<_>>().join("&");
+        self.call("autoscaling", "CreateOrUpdateTags", &tag);
+    }
+
     fn instances(&self, group: &str) -> Vec<String> {
         let answer =
             self.call("autoscaling", "DescribeAutoScalingGroups", &format!("AutoScalingGroupNames.member.1={group}"));
