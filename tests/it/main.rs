@@ -47,6 +47,8 @@ mod metrics;
 mod nginx;
 // A group decides that one of it is replaced.
 mod replace;
+// Members that lie, hang, break and are somebody else; keys that change.
+mod replace_members;
 // The same while AWS and the agent itself fail at each step.
 mod replacement_faults;
 // Who names the region.

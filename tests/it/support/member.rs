@@ -178,6 +178,14 @@ impl Group {
         Asker { members: self.entries.clone(), port: 1, deployment: "test".to_owned(), keys }
     }
 
+    /// Other keys, which nobody in the group has.
+    pub fn old_keys(&self) -> Keys {
+        let file = self.dir.path().join("old");
+        fs::write(&file, KEY.chars().rev().collect::<String>()).expect("write the key");
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("close the key");
+        Keys::read(&file).expect("read the key")
+    }
+
     pub fn run_dir(&self, n: u8) -> PathBuf {
         self.dir.path().join(name(n)).join("run")
     }

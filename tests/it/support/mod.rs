@@ -5,6 +5,7 @@ pub mod agent;
 pub mod ask;
 
 pub mod aws_proxy;
+pub mod fake_member;
 pub mod fleet;
 pub mod hangfs;
 pub mod imds;
