@@ -10,13 +10,18 @@ pub mod policy;
 pub mod trial;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_autoscaling::config::SharedCredentialsProvider;
 use tokio::time::timeout;
 
 use failure::{Code, SdkError};
@@ -52,7 +57,7 @@ pub fn calls() -> Counts {
 /// The clients of all services, shared by whoever has a clone. Costs nothing before the first call.
 #[derive(Debug, Clone, Default)]
 pub struct Aws {
-    clients: Arc<tokio::sync::Mutex<Option<Clients>>>,
+    clients: Arc<Mutex<Option<Clients>>>,
 }
 
 /// The clients of one region. They share credentials, connections and the roots of trust.
@@ -65,31 +70,39 @@ struct Clients {
 }
 
 impl Aws {
-    /// The clients for `region`, for a call of `action`. This instance has one region, which may become known better once.
-    async fn clients(&self, action: &'static str, region: &str) -> Result<Clients, Failure> {
-        // Making them reads files, which may be on a disk that hangs.
-        timeout(ATTEMPT_LIMIT, self.made(region)).await.map_err(|_| Failure::late(action))
-    }
-
-    async fn made(&self, region: &str) -> Clients {
-        let mut clients = self.clients.lock().await;
-        if let Some(made) = clients.as_ref().filter(|made| made.region == region) {
-            return made.clone();
+    /// The clients for `region`, made by the first call. This instance has one region, which may become known better once.
+    fn clients(&self, region: &str) -> Clients {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*clients {
+            Some(made) if made.region == region => made.clone(),
+            _ => clients.insert(Clients::new(region)).clone(),
         }
+    }
+}
+
+impl Clients {
+    fn new(region: &str) -> Self {
         let limits = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_LIMIT).operation_timeout(CALL_LIMIT);
-        let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        let role = ImdsCredentialsProvider::builder().build();
+        // What an instance has, and what a person who tries something sets. Files are not asked: one that was left in
+        // some home would make the agent another one. The SDK's own chain is half a megabyte of ways that end here.
+        let credentials =
+            CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+                .or_else("instance role", role);
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(region.to_owned()))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
             .timeout_config(limits.build())
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .load()
-            .await;
-        let made = Clients {
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
+        config.set_endpoint_url(env::var("AWS_ENDPOINT_URL").ok());
+        let config = config.build();
+        Self {
             region: region.to_owned(),
             auto_scaling: aws_sdk_autoscaling::Client::new(&config),
             cloudwatch: aws_sdk_cloudwatch::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
-        };
-        clients.insert(made).clone()
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Aws {
     /// # Errors
     /// When one of them fails, within 10 s.
     pub async fn look(&self, region: &str, group: &str, now: Timestamp) -> Result<Option<Look>, Failure> {
-        let client = self.clients(GROUPS, region).await?.auto_scaling;
+        let client = self.clients(region).auto_scaling;
         let (found, launches_failed, is_refreshing) = tokio::try_join!(
             described(&client, group),
             failed_launches(&client, group, now),
@@ -51,7 +51,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn health_check_types(&self, region: &str, group: &str) -> Result<Option<Vec<String>>, Failure> {
-        let client = self.clients(GROUPS, region).await?.auto_scaling;
+        let client = self.clients(region).auto_scaling;
         Ok(described(&client, group).await?.as_ref().map(health_check_types))
     }
 
@@ -62,7 +62,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn mark_unhealthy(&self, region: &str, instance: &str) -> Result<(), Failure> {
-        let client = self.clients(MARK, region).await?.auto_scaling;
+        let client = self.clients(region).auto_scaling;
         let once = Builder::new().retry_config(RetryConfig::disabled());
         let mark = client
             .set_instance_health()
@@ -79,7 +79,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn group_of(&self, region: &str, instance: &str) -> Result<Option<String>, Failure> {
-        let client = self.clients(INSTANCES, region).await?.auto_scaling;
+        let client = self.clients(region).auto_scaling;
         let question = client.describe_auto_scaling_instances().instance_ids(instance).send();
         let answer = call(INSTANCES, question).await?;
         // Whatever it says of others was not asked.
@@ -92,7 +92,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn note_replacement(&self, region: &str, group: &str, note: &str) -> Result<(), Failure> {
-        let client = self.clients(TAGS, region).await?.auto_scaling;
+        let client = self.clients(region).auto_scaling;
         let tag = Tag::builder().resource_id(group).resource_type("auto-scaling-group");
         let tag = tag.key(LAST_REPLACEMENT_TAG).value(note);
         let write = client.create_or_update_tags().tags(tag.propagate_at_launch(false).build());

@@ -25,7 +25,7 @@ impl Aws {
     /// # Errors
     /// When one of the calls fails; each takes 10 s at most.
     pub async fn members(&self, region: &str, group: &str) -> Result<Vec<Member>, Failure> {
-        let ec2 = self.clients(DESCRIBE, region).await?.ec2;
+        let ec2 = self.clients(region).ec2;
         let states = [InstanceStateName::Pending, InstanceStateName::Running].map(|state| state.as_str().to_owned());
         let filters = vec![
             Filter::builder().name(format!("tag:{GROUP_TAG}")).values(group).build(),
@@ -51,7 +51,7 @@ impl Aws {
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn group_by_tag(&self, region: &str, instance: &str) -> Result<Option<String>, Failure> {
-        let ec2 = self.clients(DESCRIBE, region).await?.ec2;
+        let ec2 = self.clients(region).ec2;
         let page = call(DESCRIBE, ec2.describe_instances().instance_ids(instance).send()).await?;
         let mut tags = page.reservations().iter().flat_map(Reservation::instances).flat_map(Instance::tags);
         Ok(tags.find(|tag| tag.key() == Some(GROUP_TAG)).and_then(|tag| tag.value()).map(str::to_owned))

@@ -25,7 +25,7 @@ impl Aws {
         dimensions: &[(&str, &str)],
         minutes: impl Iterator<Item = &'a Minute>,
     ) -> Result<(), Failure> {
-        let client = self.clients(PUT, region).await?.cloudwatch;
+        let client = self.clients(region).cloudwatch;
         let dimensions: Vec<_> =
             dimensions.iter().map(|(name, value)| Dimension::builder().name(*name).value(*value).build()).collect();
         let mut request = client.put_metric_data().namespace(namespace);

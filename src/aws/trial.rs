@@ -47,11 +47,11 @@ impl Aws {
     /// The three calls of a last look, none of which takes the others with it.
     async fn try_look(&self, region: &str, group: Option<&str>, now: Timestamp) -> Trial {
         let Some(group) = group else { return Trial::default() };
-        let client = async || Ok::<_, Failure>(self.clients(GROUPS, region).await?.auto_scaling);
+        let client = self.clients(region).auto_scaling;
         let (found, launches, refreshing) = tokio::join!(
-            within(GROUPS, async { described(&client().await?, group).await }),
-            within(ACTIVITY, async { failed_launches(&client().await?, group, now).await }),
-            within(REFRESHES, async { is_refreshing(&client().await?, group).await }),
+            within(GROUPS, described(&client, group)),
+            within(ACTIVITY, failed_launches(&client, group, now)),
+            within(REFRESHES, is_refreshing(&client, group)),
         );
         let (count, is_on) = (launches.as_ref().map_or(0, |count| *count), *refreshing.as_ref().unwrap_or(&false));
         let seen = found.as_ref().ok().and_then(Option::as_ref).map(|found| look(group, found, count, is_on));

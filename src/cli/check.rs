@@ -98,14 +98,7 @@ pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
 }
 
 /// The variables by which a user has credentials that the agent does not have.
-const OWN_CREDENTIALS: [&str; 6] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-];
+const OWN_CREDENTIALS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 enum Who {
     Root,
