@@ -75,6 +75,7 @@ pub mod observation;
 pub mod probes;
 
 // DECIDE
+pub mod authority;
 pub mod group;
 pub mod health;
 
