@@ -28,7 +28,6 @@
 //! | probe NAME | its configuration, the clock | [`input::Input::Observed`], a turn for the watchdog | run again |
 //! | identity | the firmware, the metadata service, AWS for the group | the [`identity::Identity`] | run again |
 //! | lifecycle | the metadata service, every 5 s on EC2 | [`input::Input::Lifecycle`] | run again |
-//! | group | the other members' words, every 5 s, 2 s in trouble | [`input::Input::Round`] | run again |
 //! | members | EC2's word on the group, every 10 minutes and once an incident | `members.json` | run again |
 //! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
 //! | certificates | the TLS certificates of the regions' names, every hour | [`input::Input::Certificates`] | run again |
@@ -36,8 +35,9 @@
 //! | public, peer, control listener | snapshots | HTTP answers, who is not bound yet; control: latch files | fatal |
 //! | markers | snapshots | marker files for nginx, [`input::Input::Gate`] | run again |
 //! | state | snapshots | the state file, the history | run again |
-//! | group | the other members' words, every 2 to 5 s | [`input::Input::Round`], keys and place | run again |
+//! | group | the other members' words, every 5 s, 2 s in trouble | [`input::Input::Round`], keys and place | run again |
 //! | replace | snapshots, members' questions | repairs, grants, a mark in Auto Scaling, [`input::Input::Replacement`] | run again |
+//! | cloudwatch | snapshots | one `PutMetricData` a minute | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
 //!
 //! Everything runs on one thread. What could block it is elsewhere: operations on the shared mount in an expendable
@@ -61,12 +61,11 @@
 //! 7. **Nothing can hang the agent.** Every wait has a deadline ([`probes::observe`], [`probes::efs`]).
 //! 8. **Every action is a plan first.** What `dr-agent check` prints comes from the same functions that decide.
 //!
-//! # Where what comes later has its place
+//! # The group
 //!
-//! Peers' votes arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which a
-//! group of one leaves empty. Replacement ([`replace`]) is a task beside the markers with a receiver of snapshots, and
-//! CloudWatch and repointing will be. The two-region authority decides beside `health` and closes the gate, which the verdicts
-//! already obey.
+//! The other members' words arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which
+//! a group of one leaves empty. Replacement ([`replace`]) and CloudWatch ([`outputs::cloudwatch`]) are tasks beside the
+//! markers, each with a receiver of snapshots. Of the two regions' authority there are only the facts yet ([`authority`]).
 
 // OBSERVE
 pub mod certificates;
