@@ -43,6 +43,21 @@ pub fn of_round(component: &Component, ballots: &[Ballot]) -> Domain {
     }
 }
 
+/// Whether this round shows that nobody is better off: every member answered, has begun to look, and none is well. Silence
+/// shows nothing. `has_looked` and `ballots` have one entry for every member asked.
+#[must_use]
+pub fn shows_nobody_well(ballots: &[Ballot], mut has_looked: impl Iterator<Item = bool>) -> bool {
+    !ballots.is_empty() && has_looked.all(|has| has) && ballots.iter().all(|ballot| ballot.vote != Vote::Healthy)
+}
+
+/// What one round made of a component that fails here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    pub domain: Domain,
+    /// See [`shows_nobody_well`].
+    pub nobody_well: bool,
+}
+
 /// The domains of the components that fail here.
 #[derive(Debug, Clone, Default)]
 pub struct Attribution(BTreeMap<Component, Agreement>);
@@ -50,22 +65,32 @@ pub struct Attribution(BTreeMap<Component, Agreement>);
 /// How many rounds in a row said the same.
 #[derive(Debug, Clone, Copy)]
 struct Agreement {
-    domain: Domain,
+    last: Judged,
+    /// Rounds on the domain, and on that nobody is well.
     rounds: u32,
+    nobody_well: u32,
     at: BootTime,
 }
 
 impl Attribution {
     /// Takes a round in: what it made of each component that fails here. One that is not named fails no more.
-    pub fn round(&mut self, round: &BTreeMap<Component, Domain>, now: BootTime) {
+    pub fn round(&mut self, round: &BTreeMap<Component, Judged>, now: BootTime) {
         self.0.retain(|component, _| round.contains_key(component));
-        for (component, &domain) in round {
-            let agreement = self.0.entry(component.clone()).or_insert(Agreement { domain, rounds: 1, at: now });
-            if agreement.domain != domain {
-                *agreement = Agreement { domain, rounds: 1, at: now };
-            } else if now.since(agreement.at) >= APART {
-                *agreement = Agreement { domain, rounds: agreement.rounds.saturating_add(1), at: now };
-            }
+        for (component, &judged) in round {
+            let first = Agreement { last: judged, rounds: 0, nobody_well: 0, at: now };
+            let known = self.0.get(component).copied();
+            let before = known.unwrap_or(first);
+            // A round that may have caught the same moment adds nothing, and takes what it contradicts.
+            let apart = known.is_none_or(|known| now.since(known.at) >= APART);
+            let changed = judged.domain != before.last.domain;
+            let more = |rounds: u32| if apart { rounds.saturating_add(1) } else { rounds };
+            let agreement = Agreement {
+                last: judged,
+                rounds: if changed { 1 } else { more(before.rounds) },
+                nobody_well: if judged.nobody_well { more(before.nobody_well) } else { 0 },
+                at: if apart || changed { now } else { before.at },
+            };
+            self.0.insert(component.clone(), agreement);
         }
     }
 
@@ -73,9 +98,14 @@ impl Attribution {
     #[must_use]
     pub fn domain(&self, component: &Component) -> Domain {
         match self.0.get(component) {
-            Some(agreement) if agreement.rounds >= ROUNDS => agreement.domain,
+            Some(agreement) if agreement.rounds >= ROUNDS => agreement.last.domain,
             _ => Domain::Undetermined,
         }
+    }
+
+    /// The components that fail here and with which nobody is better off, as enough rounds agree.
+    pub fn nobody_well(&self) -> impl Iterator<Item = &Component> {
+        self.0.iter().filter(|(_, agreement)| agreement.nobody_well >= ROUNDS).map(|(component, _)| component)
     }
 }
 
@@ -130,7 +160,8 @@ mod tests {
     fn three_rounds_two_seconds_apart_must_agree() {
         let mut attribution = Attribution::default();
         let mut round = |domain, milliseconds| {
-            attribution.round(&[(Component::Efs, domain)].into(), at(milliseconds));
+            let judged = Judged { domain, nobody_well: false };
+            attribution.round(&[(Component::Efs, judged)].into(), at(milliseconds));
             attribution.domain(&Component::Efs)
         };
         assert_eq!(round(Domain::Local, 0), Domain::Undetermined);
@@ -144,5 +175,27 @@ mod tests {
         assert_eq!(round(Domain::Local, 10_000), Domain::Local);
         attribution.round(&BTreeMap::new(), at(12_000));
         assert_eq!(attribution.domain(&Component::Efs), Domain::Undetermined, "it recovered in between");
+    }
+
+    #[test]
+    fn silence_and_who_has_not_looked_yet_do_not_show_that_nobody_is_well() {
+        let shows = |votes: &[Vote], looked: &[bool]| shows_nobody_well(&ballots(votes, &[]), looked.iter().copied());
+        assert!(shows(&[F, A], &[true, true]));
+        assert!(!shows(&[F, A], &[true, false]));
+        assert!(!shows(&[F, H], &[true, true]));
+        assert!(!shows(&[], &[]), "there is nobody");
+    }
+
+    #[test]
+    fn three_rounds_must_agree_that_nobody_is_well() {
+        let mut attribution = Attribution::default();
+        let mut round = |nobody_well, seconds: u64| {
+            let judged = Judged { domain: Domain::Shared, nobody_well };
+            attribution.round(&[(Component::Efs, judged)].into(), at(seconds * 1_000));
+            attribution.nobody_well().count()
+        };
+        assert_eq!([round(true, 0), round(true, 2), round(true, 3)], [0, 0, 0]);
+        assert_eq!([round(true, 4), round(false, 6)], [1, 0]);
+        assert_eq!([round(true, 8), round(true, 10), round(true, 12)], [0, 0, 1]);
     }
 }

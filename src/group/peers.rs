@@ -26,7 +26,7 @@ impl Peers {
     /// Takes a round in.
     pub fn hear(&mut self, round: Round, components: &[ComponentState], deployment: &str, region: Option<&str>) {
         let me = Me { deployment, region, group: Some(&round.group) };
-        self.attribution.round(&round.domains(components, &me), round.at);
+        self.attribution.round(&round.judged(components, &me), round.at);
         self.round = Some(Arc::new(round));
     }
 
@@ -67,6 +67,7 @@ impl Peers {
         Group {
             passing: with(Vote::Healthy),
             failing: with(Vote::Failing),
+            nobody_well: self.attribution.nobody_well().cloned().collect(),
             seen_working: seen.map(|component| component.component.clone()).collect(),
             can_serve: words.iter().any(|word| word.serving),
             region_closed: (!words.is_empty()).then(|| words.iter().any(|word| word.region_closed)),

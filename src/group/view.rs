@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::ask::Heard;
-use super::attribution::{self, Ballot};
+use super::attribution::{self, Ballot, Judged};
 use super::vote::{self, Mine, Vote};
 use super::word::{Word, fingerprint};
 use crate::clock::BootTime;
+use crate::health::cause::Status;
 use crate::health::component::ComponentState;
-use crate::health::verdict::Domain;
 use crate::observation::Component;
 
 /// Who asks.
@@ -53,12 +53,19 @@ impl Round {
 
     /// What the round makes of each component that fails here now.
     #[must_use]
-    pub fn domains(&self, components: &[ComponentState], me: &Me<'_>) -> BTreeMap<Component, Domain> {
+    pub fn judged(&self, components: &[ComponentState], me: &Me<'_>) -> BTreeMap<Component, Judged> {
         let failing = components.iter().filter(|component| component.is_failing_now());
         failing
             .map(|component| {
-                let domain = attribution::of_round(&component.component, &self.ballots(component, me));
-                (component.component.clone(), domain)
+                let ballots = self.ballots(component, me);
+                let domain = attribution::of_round(&component.component, &ballots);
+                let (name, target) = (component.component.name(), fingerprint(&component.target));
+                let looked = self.heard.iter().map(|heard| {
+                    let theirs = heard.word.as_ref().ok().and_then(|word| word.components.get(name));
+                    theirs.is_some_and(|theirs| theirs.target == target && theirs.status != Status::Starting)
+                });
+                let nobody_well = attribution::shows_nobody_well(&ballots, looked);
+                (component.component.clone(), Judged { domain, nobody_well })
             })
             .collect()
     }

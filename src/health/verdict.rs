@@ -14,7 +14,7 @@ use crate::observation::Component;
 mod weight;
 
 pub use weight::{Domain, Group, Inputs, Policy, Tally, domain};
-use weight::{Vote, blockers, closes, has_risen, is_convincing, may_block, vote, was_healthy};
+use weight::{Vote, blockers, closes, has_risen, is_convincing, is_everybodys, may_block, vote, was_healthy};
 
 /// A component and the cause by which it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,11 +214,12 @@ impl Doors {
                 self.closed_by.extend(unnamed);
             }
         }
-        // A closer stays one until it is seen working; one that is no longer configured is none, nor is the app while
-        // nobody can see it for the gate.
+        // A closer stays one until it is seen working, or everybody has it: then this instance is as good as any. One that
+        // is no longer configured is none, nor is the app while nobody can see it for the gate.
         self.closed_by.retain(|closer| {
             let known = inputs.components.iter().find(|c| c.component == *closer);
-            known.map_or(inputs.policy.partial, |c| !has_risen(c)) && !(*closer == Component::App && inputs.gate_closed)
+            known.map_or(inputs.policy.partial, |c| !has_risen(c) && !is_everybodys(c, inputs))
+                && !(*closer == Component::App && inputs.gate_closed)
         });
         self.closed_by.extend(inputs.components.iter().filter(|c| closes(c, inputs)).map(|c| c.component.clone()));
         self.resumed &= !self.closed_by.is_empty();

@@ -36,6 +36,8 @@ pub struct Group {
     pub passing: BTreeSet<Component>,
     /// Those for which at least one votes failing.
     pub failing: BTreeSet<Component>,
+    /// Those that fail here and with which, as three rounds agree, nobody is better off.
+    pub nobody_well: BTreeSet<Component>,
     /// Those that at least one has ever seen working.
     pub seen_working: BTreeSet<Component>,
     /// Another member can serve.
@@ -139,6 +141,12 @@ pub(super) fn was_healthy(component: &ComponentState, inputs: &Inputs<'_>) -> bo
 /// observation after a restart sets it.
 pub(super) fn has_risen(component: &ComponentState) -> bool {
     matches!(component.status, Status::Healthy | Status::Degraded) && component.passes >= component.schedule.rise
+}
+
+/// It closed the instance because another one was better off, and none is any more.
+pub(super) fn is_everybodys(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
+    let row = component.newest_cause().map(Cause::row);
+    row.is_none_or(|row| row.instance != OnInstance::Closes) && inputs.group.nobody_well.contains(&component.component)
 }
 
 pub(super) fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {

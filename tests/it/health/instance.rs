@@ -197,6 +197,22 @@ fn what_closed_while_a_peer_passed_stays_closed_when_the_peer_fails_too() {
 }
 
 #[test]
+fn what_everybody_has_keeps_nobody_closed_but_a_dead_web_server() {
+    for (component, cause, opens) in
+        [(Efs, Cause::EfsHung, true), (Database, Cause::DatabaseTimeout, true), (Nginx, Cause::NginxMasterGone, false)]
+    {
+        let mut bench = Bench::healthy(&[Nginx, Efs, Database]);
+        bench.peer_passes(std::slice::from_ref(&component));
+        bench.fail(component.clone(), cause);
+        bench.run(secs(10));
+        assert!(!bench.serves());
+        bench.group = Group { nobody_well: [component.clone()].into(), ..Group::default() };
+        bench.judge();
+        assert_eq!(bench.serves(), opens, "{component}");
+    }
+}
+
+#[test]
 fn while_the_gate_is_closed_the_app_is_undetermined_and_closes_nothing() {
     let mut bench = Bench::healthy(&[Nginx, App]);
     bench.peer_passes(&[App]);
