@@ -159,9 +159,9 @@ impl Bound {
 
         // OBSERVE
         shared.restarted(&mut tasks, "latches", |s| latches::watch::run(s.dir, s.boot, s.inputs, s.cancelled));
-        let instance = about.owner.instance.clone();
+        let (instance, region) = (about.owner.instance.clone(), about.owner.region.clone());
         shared.restarted(&mut tasks, "identity", move |s| {
-            identity::find::run(s.aws, instance.clone(), s.dir, identity.clone(), s.boot, s.cancelled)
+            identity::find::run(s.aws, instance.clone(), region.clone(), s.dir, identity.clone(), s.boot, s.cancelled)
         });
         shared.restarted(&mut tasks, "lifecycle", |s| {
             identity::watch::run(s.identities, s.snapshots, s.inputs, s.cancelled)

@@ -101,15 +101,18 @@ async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
         return Err(Failed::NoLine(mount.to_owned()));
     };
     tool(&["mkdir", "-p", staging], DETACH).await.map_err(|error| Failed::Staging(error.to_string()))?;
-    tool(&["mount", "-t", fs_type, "-o", options, source, staging], MOUNT).await?;
-    let answers = tool(&["ls", "-A", staging], ANSWER).await;
+    let mounted = tool(&["mount", "-t", fs_type, "-o", options, source, staging], MOUNT).await;
+    let answers = match mounted {
+        Ok(_) => tool(&["ls", "-A", staging], ANSWER).await.map_err(|error| Failed::Silent(error.to_string())),
+        Err(error) => Err(error),
+    };
     let replaced = match answers {
         Ok(_) => {
             // It fails when nothing is mounted there, which is as good.
             drop(tool(&["umount", "--lazy", mount], DETACH).await);
             tool(&["mount", "--bind", staging, mount], DETACH).await.map(drop)
         }
-        Err(error) => Err(Failed::Silent(error.to_string())),
+        Err(error) => Err(error),
     };
     // What is bound elsewhere stays there.
     drop(tool(&["umount", "--lazy", staging], DETACH).await);

@@ -73,7 +73,7 @@ fn records(told: &[Told], zone: &TimeZone) -> String {
         let Record { at, instance, group, cause, detail, votes, transitions, .. } = record;
         let when = time::show(*at, zone);
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{when}  {instance} of {group} was marked Unhealthy: {cause}");
+        let _ = writeln!(out, "{when}  {instance} of {group} was to be replaced: {cause}");
         let votes = format!("{} of {} members asked were well", votes.healthy, votes.asked);
         let detail = if detail.is_empty() { votes } else { format!("{detail}; {votes}") };
         let _ = writeln!(out, "  {}", wrap(&detail, 2));
@@ -128,7 +128,7 @@ mod tests {
         };
         let text = records(&[Told { age_seconds: 60, record }], &TimeZone::UTC);
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
-        2026-11-24 21:42:07 +00:00  i-0a of web was marked Unhealthy: efs-hung
+        2026-11-24 21:42:07 +00:00  i-0a of web was to be replaced: efs-hung
           /mnt/efs hangs; 2 of 3 members asked were well
             2026-11-24 21:36:01 +00:00  21:36:01Z  efs       healthy -> unhealthy: efs-hung
         ");

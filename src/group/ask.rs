@@ -42,6 +42,8 @@ pub enum Silence {
     Garbled,
     /// The answer was not signed with a key of this deployment.
     Unsigned,
+    /// It was not asked: the key file here cannot be used.
+    NoKey,
     /// Somebody else lives at this address now.
     Stranger,
 }
@@ -54,6 +56,7 @@ impl Silence {
             Self::Refused => "refused the question",
             Self::Garbled => "said nothing that this release understands",
             Self::Unsigned => "did not sign its answer with a key of this deployment",
+            Self::NoKey => "is not asked while the key file here cannot be used",
             Self::Stranger => "is somebody else now",
         }
     }
@@ -80,6 +83,18 @@ pub async fn round(
         Heard { instance: member.instance.clone(), in_my_zone, sent, word }
     }))
     .await
+}
+
+/// Nobody is asked: an answer could not be told from a stranger's.
+#[must_use]
+pub fn nobody(members: &[Member], zone: Option<&str>) -> Vec<Heard> {
+    let heard = |member: &Member| Heard {
+        instance: member.instance.clone(),
+        in_my_zone: zone == Some(member.zone.as_str()),
+        sent: BootTime::now(),
+        word: Err(Silence::NoKey),
+    };
+    members.iter().map(heard).collect()
 }
 
 /// The word of whoever answers at `address`, within [`LIMIT`].

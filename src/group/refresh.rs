@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::membership::{self, Member, Membership};
@@ -29,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(30);
 const START: Duration = Duration::from_secs(60);
 const START_ALONE: Duration = Duration::from_secs(5);
 
+/// A healthy disk takes milliseconds.
+const DISK: Duration = Duration::from_secs(2);
+
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// Asks until cancelled. The snapshots, which come every few seconds, are its clock.
@@ -41,8 +45,8 @@ pub async fn run(
 ) {
     let mut questions = Questions::new(BootTime::now());
     let dir = state_dir.clone();
-    let kept = LANE.run(move || membership::load(&dir)).await;
-    let known = matches!(kept, Ok(Ok(Some(_))));
+    let kept = timeout(DISK, LANE.run(move || membership::load(&dir))).await;
+    let known = matches!(kept, Ok(Ok(Ok(Some(_)))));
     let mut complained = None;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -84,8 +88,8 @@ async fn keep(state_dir: PathBuf, group: String, instance: String, described: Ve
         membership::save(&state_dir, &now)?;
         Ok::<_, std::io::Error>((before, now))
     };
-    let (before, now) =
-        LANE.run(work).await.map_err(|error| error.to_string())?.map_err(|error| ErrorChain(&error).to_string())?;
+    let kept = timeout(DISK, LANE.run(work)).await.map_err(|_| "the state directory does not answer".to_owned())?;
+    let (before, now) = kept.map_err(|error| error.to_string())?.map_err(|error| ErrorChain(&error).to_string())?;
     if before.is_none_or(|before| before.members != now.members) {
         event::members_changed(&now);
     }

@@ -2,6 +2,7 @@
 //! that AWS has not named yet introduce themselves ([`super::guests`]).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ask;
 use super::guests::{Guests, Knocks};
-use super::keys::Keys;
+use super::keys::{Keys, Unusable};
 use super::membership::{self, Membership};
 use super::view::{Me, Round};
 use super::word::Place;
@@ -33,6 +34,9 @@ const TROUBLE: Duration = Duration::from_secs(2);
 
 /// Questions a second, so that a large group does not keep itself busy: above 40 members a round in trouble takes longer.
 const QUESTIONS: f64 = 20.0;
+
+/// A healthy disk takes milliseconds.
+const DISK: Duration = Duration::from_secs(2);
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
@@ -60,6 +64,7 @@ pub async fn run(
 ) {
     let mut next = Instant::now();
     let mut guests = Guests::default();
+    let mut known = Known::default();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
@@ -69,22 +74,16 @@ pub async fn run(
         let snapshot = Arc::clone(&snapshots.borrow());
         let (dir, key_file) = (state_dir.clone(), snapshot.config.key_file.clone());
         let read = LANE.run(move || (key_file.as_deref().map(Keys::read), membership::load(&dir)));
-        let (keys, membership) = tokio::select! {
+        tokio::select! {
             () = cancelled.cancelled() => return,
-            read = read => match read {
-                Ok(read) => read,
-                Err(_) => return,
+            read = timeout(DISK, read) => match read {
+                Ok(Ok((keys, membership))) => known = Known::of(keys, membership),
+                Ok(Err(_)) => return,
+                // The disk hangs: what was read last is asked on.
+                Err(_) => {}
             },
-        };
-        let (keys, problem) = match keys {
-            None => (None, None),
-            Some(Ok(keys)) => (Some(keys), None),
-            Some(Err(error)) => (None, Some(ErrorChain(&error).to_string())),
-        };
-        let membership = membership.unwrap_or_else(|error| {
-            event::membership_unreadable(&error);
-            None
-        });
+        }
+        let Known { keys, problem, membership } = known.clone();
         let instance = snapshot.about.owner.instance.as_deref();
         let place = place(&identities.borrow(), membership.as_ref(), instance);
         // What is known of another group is of no use.
@@ -104,8 +103,8 @@ pub async fn run(
             guests.described(membership);
         }
         guests.knocked(knocks.take(), &now.addresses);
-        let known = membership.iter().flat_map(|membership| membership.others(instance));
-        let others: Vec<_> = known.chain(guests.members()).cloned().collect();
+        let described = membership.iter().flat_map(|membership| membership.others(instance));
+        let others: Vec<_> = described.chain(guests.members()).cloned().collect();
         let port = snapshot.config.listen.peer.port();
         let deployment = &snapshot.config.deployment;
         let (strangers, keys) = (guests.strangers(), now.keys.as_ref());
@@ -114,8 +113,12 @@ pub async fn run(
                 .iter()
                 .map(|&address| async move { ask::at(SocketAddr::new(address, port), deployment, keys?).await }),
         );
-        let (heard, introduced) =
-            tokio::join!(ask::round(&others, now.place.zone.as_deref(), port, deployment, keys), introductions);
+        let zone = now.place.zone.as_deref();
+        let (heard, introduced) = if now.problem.is_some() {
+            (ask::nobody(&others, zone), Vec::new())
+        } else {
+            tokio::join!(ask::round(&others, zone, port, deployment, keys), introductions)
+        };
         let me = Me { deployment, region: snapshot.about.owner.region.as_deref(), group: Some(group) };
         for (address, word) in strangers.into_iter().zip(introduced) {
             guests.introduced(address, word.as_ref(), &me, instance, membership.as_ref());
@@ -127,6 +130,29 @@ pub async fn run(
         if inputs.send(Input::Round(round)).await.is_err() {
             return;
         }
+    }
+}
+
+/// What was read from the disk last.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    keys: Option<Keys>,
+    problem: Option<String>,
+    membership: Option<Membership>,
+}
+
+impl Known {
+    fn of(keys: Option<Result<Keys, Unusable>>, membership: io::Result<Option<Membership>>) -> Self {
+        let (keys, problem) = match keys {
+            None => (None, None),
+            Some(Ok(keys)) => (Some(keys), None),
+            Some(Err(error)) => (None, Some(ErrorChain(&error).to_string())),
+        };
+        let membership = membership.unwrap_or_else(|error| {
+            event::membership_unreadable(&error);
+            None
+        });
+        Self { keys, problem, membership }
     }
 }
 

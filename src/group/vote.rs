@@ -93,14 +93,18 @@ enum Newest {
 fn newest(theirs: &ComponentWord, timeout: Duration) -> Newest {
     let ok = theirs.last_ok_age_ms.map(Duration::from_millis);
     let fail = theirs.last_fail_age_ms.map(Duration::from_millis);
+    // A cause that only a newer release knows counts as any failure.
+    let row = theirs.cause.as_deref().and_then(|name| TABLE.iter().find(|row| row.name == name));
+    if row.is_some_and(|row| row.region == OnRegion::Holds) {
+        // It did not come so far as to ask.
+        return Newest::SaysNothing;
+    }
     let fail = match (ok, fail) {
         // Attempts follow each other, so an ok attempt that began after a failed one had ended is the newer one.
         (Some(ok), fail) if fail.is_none_or(|fail| ok <= fail) => return Newest::Works(ok),
         (_, Some(fail)) => fail,
         (_, None) => return Newest::SaysNothing,
     };
-    // A cause that only a newer release knows counts as any failure.
-    let row = theirs.cause.as_deref().and_then(|name| TABLE.iter().find(|row| row.name == name));
     match row {
         // It leaves both verdicts alone: read-only is a matter of role. The attempt began before it ended.
         Some(row) if row.instance == OnInstance::Keeps && row.region == OnRegion::Keeps => {
@@ -116,6 +120,7 @@ mod tests {
     use super::*;
     use crate::group::word::PROTO;
     use crate::health::cause::Cause;
+    use crate::health::component::ComponentState;
 
     const TIMEOUT: Duration = Duration::from_millis(1_500);
 
@@ -231,6 +236,35 @@ mod tests {
             assert_eq!(vote(&word, "database", &mine()), Vote::Healthy);
             change(&mut word);
             assert_eq!(vote(&word, "database", &mine()), Vote::Abstains);
+        }
+    }
+
+    #[test]
+    fn who_could_not_ask_has_no_word_and_has_seen_nothing_work() {
+        use crate::health::component::Schedule;
+        use crate::observation::{Component, Facts, Finding, Observation, Outcome};
+        let second = Duration::from_secs(1);
+        let schedule = Schedule { interval: 2 * second, timeout: second, fast_interval: None, fall: 3, rise: 3 };
+        for row in TABLE.iter().filter(|row| row.region == OnRegion::Holds) {
+            let mut theirs = ComponentState::new(Component::Database, "t".to_owned(), schedule, false, at(0));
+            for began in (2_000..15_000).step_by(2_000) {
+                theirs.apply(Observation {
+                    component: Component::Database,
+                    began: at(began),
+                    took: Duration::ZERO,
+                    outcome: Outcome::Fail(Finding::new(row.cause, "x")),
+                    stages: Vec::new(),
+                    facts: Facts::None,
+                });
+            }
+            assert_eq!(theirs.status, row.status, "{}", row.name);
+            assert!(!theirs.ever_healthy && !theirs.is_working_now() && theirs.passes == 0, "{}", row.name);
+            let said = word(seen(theirs.status, theirs.newest_cause(), None, None));
+            assert_eq!(theirs.last_ok, None);
+            assert!(!has_seen_it_work(&said, "database", &mine()), "{}", row.name);
+            // Nor has one that worked before.
+            let later = seen(theirs.status, theirs.newest_cause(), Some(100), None);
+            assert_eq!(of(later), Vote::Abstains, "{}", row.name);
         }
     }
 }

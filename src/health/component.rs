@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::BootTime;
-use crate::health::cause::{Cause, Status};
+use crate::health::cause::{Cause, OnRegion, Status};
 use crate::observation::{Component, Facts, Finding, Observation, Outcome, Stage};
 
 /// The pace and thresholds of a probe.
@@ -144,6 +144,8 @@ impl ComponentState {
                 self.failures = self.failures.saturating_add(1);
                 (self.passes, self.passing_since, self.missed) = (0, None, 0);
             }
+            // Nobody was asked: that is told, and is neither a pass nor a failure.
+            Status::Degraded if !self.was_asked() => self.missed = self.missed.saturating_add(1),
             Status::Healthy | Status::Degraded => {
                 self.last_ok = Some(observation.began);
                 self.passing_since.get_or_insert(observation.began);
@@ -196,7 +198,12 @@ impl ComponentState {
     /// The newest outcome is fresh and no failure, whatever the status says yet.
     #[must_use]
     pub fn is_working_now(&self) -> bool {
-        is_working(self.newest.0)
+        is_working(self.newest.0) && self.was_asked()
+    }
+
+    /// The newest attempt reached what is probed: what stopped one before that says nothing of it.
+    fn was_asked(&self) -> bool {
+        self.newest.1.is_none_or(|cause| cause.row().region != OnRegion::Holds)
     }
 
     /// What the probe learned beside pass or fail is of now: while the newest attempt fails, it may be of an earlier one.
@@ -231,6 +238,7 @@ impl ComponentState {
             (from, to) if from == to => self.newest.1 == self.finding.as_ref().map(|f| f.cause) || self.streak >= fall,
             (_, Status::Unhealthy) => self.failures >= fall,
             (_, Status::Unknown | Status::Starting) => self.missed >= fall,
+            (_, Status::Degraded) if !self.was_asked() => self.streak >= fall,
             // Coming back from unknown takes as long as from unhealthy: what was closed before opens only by `rise`.
             (Status::Unhealthy | Status::Unknown | Status::Starting, Status::Healthy | Status::Degraded) => {
                 self.has_risen(now)

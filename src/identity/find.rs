@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Identity;
@@ -24,13 +24,17 @@ const ELSEWHERE: Duration = Duration::from_secs(60);
 /// The wait after AWS said that this instance is in no group: it may be attached to one.
 const ALONE: Duration = Duration::from_secs(600);
 
+/// A healthy disk takes milliseconds.
+const DISK: Duration = Duration::from_secs(2);
+
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
-/// Finds it and tells whoever watches, until cancelled. `instance` is what the agent knows at its start, if anything;
-/// the firmware and the metadata service know better.
+/// Finds it and tells whoever watches, until cancelled. `instance` and `region` are what the agent knows at its start, if
+/// anything; the firmware and the metadata service know better.
 pub async fn run(
     aws: Aws,
     instance: Option<String>,
+    region: Option<String>,
     state_dir: PathBuf,
     identities: watch::Sender<Arc<Identity>>,
     seed: String,
@@ -41,7 +45,7 @@ pub async fn run(
     loop {
         let wait = tokio::select! {
             () = cancelled.cancelled() => return,
-            wait = look(&aws, instance.as_deref(), &state_dir, &identities, &mut told) => wait,
+            wait = look(&aws, instance.as_deref(), region.as_deref(), &state_dir, &identities, &mut told) => wait,
         };
         let wait = match wait {
             Next::Done => {
@@ -73,25 +77,29 @@ enum Next {
 async fn look(
     aws: &Aws,
     known: Option<&str>,
+    region: Option<&str>,
     state_dir: &Path,
     identities: &watch::Sender<Arc<Identity>>,
     told: &mut Option<&'static str>,
 ) -> Next {
     let mut found = Identity::from_imds().await;
     found.instance = super::instance().or(found.instance).or_else(|| known.map(str::to_owned));
+    let is_sure = found.group.is_some();
     if let (Some(instance), None) = (&found.instance, &found.group) {
-        // What was known before the agent started again.
+        // What was known before the agent started again, until AWS is heard: it may have been attached to another group.
         let dir = state_dir.to_owned();
-        let kept = LANE.run(move || membership::load(&dir)).await.ok().and_then(Result::ok).flatten();
+        let read = timeout(DISK, LANE.run(move || membership::load(&dir))).await;
+        let kept = read.ok().and_then(Result::ok).and_then(Result::ok).flatten();
         found.group = kept.filter(|kept| kept.member(instance).is_some()).map(|kept| kept.group);
     }
     tell(identities, &found);
-    let (Some(instance), Some(region)) = (found.instance.clone(), found.region.clone()) else {
-        return Next::Again(if found == Identity::default() { ELSEWHERE } else { SOON });
-    };
-    if found.group.is_some() {
+    if is_sure {
         return Next::Done;
     }
+    let region = found.region.clone().or_else(|| region.map(str::to_owned));
+    let (Some(instance), Some(region)) = (found.instance.clone(), region) else {
+        return Next::Again(if found == Identity::default() { ELSEWHERE } else { SOON });
+    };
     match by_aws(aws, &region, &instance).await {
         Ok(Some(group)) => {
             found.group = Some(group);

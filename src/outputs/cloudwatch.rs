@@ -86,13 +86,17 @@ pub async fn run(
                     event::metrics_not_sent(&failure);
                 }
                 failures += 1;
-                // What CloudWatch read and does not want, it will not want later either.
-                if matches!(failure.kind, Kind::Service { .. }) && failures > 1 {
+                if is_unwanted(&failure.kind) && failures > 1 {
                     backlog.lose_all();
                 }
             }
         }
     }
+}
+
+/// What CloudWatch read and does not want it will not want later either. A 5xx says nothing of what was sent.
+const fn is_unwanted(kind: &Kind) -> bool {
+    matches!(kind, Kind::Service { status: ..500, .. })
 }
 
 /// The value of one metric.
@@ -122,6 +126,7 @@ impl Minute {
             count("InstanceHealthy", snapshot.instance.state.is_ok()),
             count("RegionOpen", snapshot.region.state.is_ok()),
             count("Fenced", snapshot.gate_closed),
+            count("WouldReplace", snapshot.replacement.plan.would_replace()),
         ];
         for (component, _) in &snapshot.components {
             match (&component.component, &component.facts) {
@@ -183,6 +188,13 @@ mod tests {
 
     fn minute(second: i64) -> Minute {
         Minute { at: Timestamp::from_second(second).unwrap(), samples: Vec::new() }
+    }
+
+    #[test]
+    fn an_outage_is_no_refusal() {
+        let service = |status| Kind::Service { code: String::new(), message: String::new(), status };
+        let kinds = [service(500), service(503), service(400), Kind::Throttled, Kind::Denied, Kind::Timeout];
+        assert_eq!(kinds.each_ref().map(is_unwanted), [false, false, true, false, false, false]);
     }
 
     #[test]

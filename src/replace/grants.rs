@@ -6,13 +6,13 @@
 //! members are asked one by one in the order of their ids, and the first refusal ends the round. A round is good only
 //! for as long as the look before it ([`super::plan::LOOK_FRESH`]): grants of one that took a cooldown would be stale.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::records::{Record, Records};
+use super::records::{Living, Record, Records};
 use super::refusal::Refusal;
 use crate::clock::Stamp;
 
@@ -41,12 +41,14 @@ pub struct Giver<'a> {
     /// Its instance verdict is 200 and nobody drains it.
     pub is_serving: bool,
     pub records: &'a Records,
+    /// The other members that serve, as this instance hears them.
+    pub serving: &'a BTreeSet<String>,
 }
 
 /// Why a member does not give its grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Denial {
-    /// The asker is of another group, or not who it says.
+    /// The asker is of another group.
     Stranger,
     /// It has no key to know the asker by.
     NoKeys,
@@ -113,7 +115,8 @@ impl Giver<'_> {
         if !self.is_serving && !myself {
             return Err(Denial::NotServing);
         }
-        match self.records.refusals(None, &record.instance, &record.cause, now).first() {
+        let living = Living { asker: &record.instance, serving: self.serving, cooldown: self.cooldown };
+        match self.records.refusals(None, &living, &record.cause, now).first() {
             Some(Refusal::ReplacementDidNotCure) => return Err(Denial::ReplacementDidNotCure),
             Some(_) => return Err(Denial::BudgetSpent),
             None => {}

@@ -72,6 +72,7 @@ impl Outlook {
         let facts = Facts {
             instance: about.owner.instance.as_deref(),
             group: None,
+            zone: None,
             lifecycle: None,
             has_keys: config.key_file.is_some(),
             draining: latches.get(Kind::Drain).is_some(),

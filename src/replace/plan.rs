@@ -12,7 +12,7 @@ use super::grants;
 use super::ladder::{Rung, Verb};
 use super::look::Look;
 use super::memory::{Memory, Outcome};
-use super::records::Records;
+use super::records::{Living, Records};
 use super::refusal::Refusal;
 use crate::clock::{BootTime, Stamp};
 use crate::health::cause::{Cause, OnReplacement, Status};
@@ -31,7 +31,7 @@ pub struct ReplacePolicy {
     pub cooldown: Duration,
 }
 
-/// A look is acted on within this time, the call included.
+/// A look is acted on within this time: then the call has begun.
 pub const LOOK_FRESH: Duration = Duration::from_secs(10);
 
 /// From one look to the next.
@@ -47,6 +47,8 @@ pub struct Facts<'a> {
     pub instance: Option<&'a str>,
     /// The Auto Scaling group, as it is known without asking AWS.
     pub group: Option<&'a str>,
+    /// The availability zone.
+    pub zone: Option<&'a str>,
     /// The lifecycle state as the metadata service names it; `None` if it names none.
     pub lifecycle: Option<&'a str>,
     /// There are keys by which members know each other.
@@ -126,7 +128,7 @@ pub fn plan(facts: &Facts<'_>, policy: &ReplacePolicy, now: &Stamp) -> Plan {
     let mut refusals = before_look(facts, policy, &fault, now);
     let looked = facts.look.filter(|looked| now.time.since(looked.began) < LOOK_EVERY);
     if let Some(looked) = looked {
-        refusals.extend(at_look(facts, &fault, looked, now));
+        refusals.extend(at_look(facts, policy, &fault, looked, now));
     }
     let waits: Vec<_> =
         refusals.iter().filter_map(|refusal| Some((*refusal, waits(*refusal, facts, policy, &fault, now)?))).collect();
@@ -195,7 +197,7 @@ impl Plan {
                 format!("asks the group: {} of {electorate} must agree", grants::need(*electorate))
             }
             Self::Go => "marks this instance Unhealthy in its Auto Scaling group".to_owned(),
-            Self::Marked => "marked Unhealthy: Auto Scaling replaces it".to_owned(),
+            Self::Marked => "marked Unhealthy, or about to be: Auto Scaling replaces it".to_owned(),
         }
     }
 }
@@ -246,7 +248,6 @@ fn judge(
         Some(Domain::Zonal) if exception => {}
         Some(Domain::Zonal) => _ = refusals.insert(Refusal::Zonal),
         Some(Domain::Shared) => _ = refusals.insert(Refusal::PeersShareIt),
-        _ if row.replacement == OnReplacement::AfterLadder => {}
         _ => _ = refusals.insert(Refusal::NotLocal),
     }
     let mut due = since + policy.sustain + jitter(facts.instance.unwrap_or_default(), since, policy.sustain);
@@ -276,7 +277,11 @@ fn judge(
 fn is_alone_before_a_live_target(component: &ComponentState, facts: &Facts<'_>) -> bool {
     let Some(tally) = facts.votes.tallies.get(&component.component) else { return false };
     let accepts = matches!(&component.facts, Learned::Efs(efs) if efs.target_accepts == Some(true));
-    component.component == Component::Efs && tally.near == 0 && tally.is_majority_healthy() && accepts
+    component.component == Component::Efs
+        && facts.zone.is_some()
+        && tally.near == 0
+        && tally.is_majority_healthy()
+        && accepts
 }
 
 /// 0 to two fifths of `sustain`, so 0 to 120 s by default: instances that fall at once do not ask at once. The same for
@@ -325,6 +330,11 @@ fn repair(facts: &Facts<'_>, policy: &ReplacePolicy, now: &Stamp) -> Option<(Ver
     })
 }
 
+fn living<'a>(facts: &Facts<'a>, policy: &ReplacePolicy) -> Living<'a> {
+    let asker = facts.instance.unwrap_or_default();
+    Living { asker, serving: &facts.votes.serving, cooldown: policy.cooldown }
+}
+
 const fn is_enforcing(facts: &Facts<'_>, policy: &ReplacePolicy) -> bool {
     policy.enforce && facts.has_keys
 }
@@ -341,9 +351,9 @@ fn before_look(facts: &Facts<'_>, policy: &ReplacePolicy, fault: &Fault, now: &S
     refuse(Refusal::Draining, facts.draining);
     refuse(Refusal::OnHold, facts.on_hold);
     refuse(Refusal::Fenced, facts.gate_closed);
-    let me = facts.instance.unwrap_or_default();
-    refusals.extend(facts.records.refusals(None, me, fault.cause.name(), now));
-    if fault.exception && facts.records.is_recent(None, me, now) {
+    let living = living(facts, policy);
+    refusals.extend(facts.records.refusals(None, &living, fault.cause.name(), now));
+    if fault.exception && facts.records.is_recent(None, &living, now) {
         refusals.insert(Refusal::BudgetSpent);
     }
     let failed = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
@@ -361,7 +371,13 @@ fn age_here(facts: &Facts<'_>, now: &Stamp) -> Duration {
 }
 
 /// What the look adds.
-fn at_look(facts: &Facts<'_>, fault: &Fault, looked: &Looked, now: &Stamp) -> BTreeSet<Refusal> {
+fn at_look(
+    facts: &Facts<'_>,
+    policy: &ReplacePolicy,
+    fault: &Fault,
+    looked: &Looked,
+    now: &Stamp,
+) -> BTreeSet<Refusal> {
     let Some(look) = &looked.look else { return [Refusal::ApiUnavailable].into() };
     let me = facts.instance.unwrap_or_default();
     let in_service = || look.members.iter().filter(|member| member.lifecycle == "InService");
@@ -392,8 +408,8 @@ fn at_look(facts: &Facts<'_>, fault: &Fault, looked: &Looked, now: &Stamp) -> BT
     refuse(Refusal::ProcessSuspended, PROCESSES.iter().any(|process| look.suspended.contains(*process)));
     refuse(Refusal::StoppedByTag, look.stopped_by_tag);
     let tag = look.last_replacement.as_deref();
-    refusals.extend(facts.records.refusals(tag, me, fault.cause.name(), now));
-    if fault.exception && facts.records.is_recent(tag, me, now) {
+    refusals.extend(facts.records.refusals(tag, &living(facts, policy), fault.cause.name(), now));
+    if fault.exception && facts.records.is_recent(tag, &living(facts, policy), now) {
         refusals.insert(Refusal::BudgetSpent);
     }
     refusals

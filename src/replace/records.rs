@@ -87,6 +87,23 @@ pub fn class(cause: &str) -> &str {
     cause.split_once('-').map_or(cause, |(class, _)| class)
 }
 
+/// Who lives, so that what is recorded of it did not happen: agreed upon, and not done.
+#[derive(Debug, Clone, Copy)]
+pub struct Living<'a> {
+    /// Whoever wants to go.
+    pub asker: &'a str,
+    /// Members that serve now.
+    pub serving: &'a BTreeSet<String>,
+    /// For so long after it was agreed upon an instance that is replaced may still be heard.
+    pub cooldown: Duration,
+}
+
+impl Living<'_> {
+    fn is(&self, instance: &str, age: Duration) -> bool {
+        instance == self.asker || (age > self.cooldown && self.serving.contains(instance))
+    }
+}
+
 impl Record {
     /// Cuts it to [`LIMIT`]: long texts, then old transitions.
     pub fn fit(&mut self) {
@@ -144,8 +161,8 @@ impl Records {
     /// What the past forbids `me`, for a fault by this cause; `tag` is what the group's tag remembers. An instance counts
     /// once however often it is named: it can be replaced only once.
     #[must_use]
-    pub fn refusals(&self, tag: Option<&str>, me: &str, cause: &str, now: &Stamp) -> Vec<Refusal> {
-        let past = self.past(tag, me, now);
+    pub fn refusals(&self, tag: Option<&str>, living: &Living<'_>, cause: &str, now: &Stamp) -> Vec<Refusal> {
+        let past = self.past(tag, living, now);
         let count = |window: Duration, counts: &dyn Fn(&str) -> bool| {
             past.values().filter(|(age, cause)| *age <= window && counts(cause)).count()
         };
@@ -161,12 +178,12 @@ impl Records {
 
     /// Whether any other instance was replaced within [`BUDGET_WINDOW`].
     #[must_use]
-    pub fn is_recent(&self, tag: Option<&str>, me: &str, now: &Stamp) -> bool {
-        self.past(tag, me, now).values().any(|(age, _)| *age <= BUDGET_WINDOW)
+    pub fn is_recent(&self, tag: Option<&str>, living: &Living<'_>, now: &Stamp) -> bool {
+        self.past(tag, living, now).values().any(|(age, _)| *age <= BUDGET_WINDOW)
     }
 
     /// Age and cause of the newest replacement of each other instance.
-    fn past(&self, tag: Option<&str>, me: &str, now: &Stamp) -> BTreeMap<String, (Duration, String)> {
+    fn past(&self, tag: Option<&str>, living: &Living<'_>, now: &Stamp) -> BTreeMap<String, (Duration, String)> {
         let kept =
             self.0.iter().map(|kept| (kept.record.instance.clone(), kept.age(now), kept.record.cause.clone())).chain(
                 tag.into_iter().flat_map(read_tag).map(|entry| {
@@ -175,7 +192,7 @@ impl Records {
                 }),
             );
         let mut past = BTreeMap::new();
-        for (instance, age, cause) in kept.filter(|(instance, ..)| instance != me) {
+        for (instance, age, cause) in kept.filter(|(instance, age, _)| !living.is(instance, *age)) {
             let newest = past.entry(instance).or_insert_with(|| (age, cause.clone()));
             if age < newest.0 {
                 *newest = (age, cause);
@@ -246,6 +263,25 @@ mod tests {
         }
     }
 
+    static NOBODY: BTreeSet<String> = BTreeSet::new();
+
+    fn living() -> Living<'static> {
+        Living { asker: "i-0me", serving: &NOBODY, cooldown: Duration::from_secs(900) }
+    }
+
+    #[test]
+    fn who_still_serves_long_after_it_was_agreed_upon_was_not_replaced() {
+        let records = kept(&[("i-0a", "efs-hung", HOUR), ("i-0b", "disk-full", HOUR + 1)]);
+        let serving = BTreeSet::from(["i-0b".to_owned()]);
+        let refusals = |seconds| {
+            let living = Living { serving: &serving, ..living() };
+            records.refusals(None, &living, "nginx-refused", &at(HOUR + seconds))
+        };
+        assert_eq!(refusals(901), [Refusal::BudgetSpent], "it may be on its way");
+        assert_eq!(refusals(902), []);
+        assert!(!records.refusals(None, &living(), "nginx-refused", &at(HOUR + 902)).is_empty(), "gone");
+    }
+
     fn kept(list: &[(&str, &str, u64)]) -> Records {
         let mut records = Records::default();
         for (instance, cause, seconds) in list {
@@ -282,13 +318,13 @@ mod tests {
         ] {
             // The second past the hour, so that a window that ends at it has ended.
             let now = at(now * HOUR + 1);
-            assert_eq!(kept(list).refusals(None, "i-0me", cause, &now), refusals, "{list:?} {cause}");
+            assert_eq!(kept(list).refusals(None, &living(), cause, &now), refusals, "{list:?} {cause}");
             let tag = list.iter().fold(None, |tag: Option<String>, (instance, cause, seconds)| {
                 Some(write_tag(tag.as_deref(), &record("x", instance, cause, *seconds)))
             });
-            let by_tag = Records::default().refusals(tag.as_deref(), "i-0me", cause, &now);
+            let by_tag = Records::default().refusals(tag.as_deref(), &living(), cause, &now);
             assert_eq!(by_tag, refusals, "the tag says the same as the records: {tag:?}");
-            assert_eq!(kept(list).refusals(tag.as_deref(), "i-0me", cause, &now), refusals, "nothing counts twice");
+            assert_eq!(kept(list).refusals(tag.as_deref(), &living(), cause, &now), refusals, "nothing counts twice");
         }
     }
 
@@ -305,7 +341,7 @@ mod tests {
         assert_eq!(read_tag(&tag).count(), 3);
         assert_eq!(read_tag("off by bob 2026-11-25 a=b=c =").count(), 0);
         let from_the_future = write_tag(None, &record("x", "i-0a", "efs-hung", 100 * HOUR));
-        assert!(Records::default().is_recent(Some(&from_the_future), "i-0me", &at(0)), "no age at all");
+        assert!(Records::default().is_recent(Some(&from_the_future), &living(), &at(0)), "no age at all");
     }
 
     #[test]
@@ -337,8 +373,8 @@ mod tests {
         let age = Duration::from_secs(told[0].age_seconds);
         assert!(there.keep(told[0].record.clone(), age, &just_booted(10)));
         assert!(!there.keep(told[0].record.clone(), age, &just_booted(20)), "it is known");
-        assert!(there.is_recent(None, "i-0me", &just_booted(10 + 4 * HOUR)));
-        assert!(!there.is_recent(None, "i-0me", &just_booted(11 + 4 * HOUR)), "not younger for having travelled");
+        assert!(there.is_recent(None, &living(), &just_booted(10 + 4 * HOUR)));
+        assert!(!there.is_recent(None, &living(), &just_booted(11 + 4 * HOUR)), "not younger for having travelled");
         assert!(here.keep(record("new", "i-0b", "efs-hung", 0), Duration::ZERO, &at(HOUR + 30 * 24 * HOUR + 1)));
         assert_eq!(here.told(&at(0)).len(), 1);
         assert!(here.drop("new") && !here.drop("new"));

@@ -116,7 +116,11 @@ pub async fn run<A: Api>(channels: Channels<A>, cancelled: CancellationToken) {
             () = cancelled.cancelled() => return,
             // Each of these is cancel-safe.
             Some(question) = questions.recv() => task.answer(question).await,
-            Some(Ok(done)) = task.work.join_next() => task.take(done).await,
+            Some(done) = task.work.join_next() => match done {
+                Ok(done) => task.take(done).await,
+                // It panicked, as when no thread can be started. Whoever runs this anew starts from what is kept.
+                Err(_) => return,
+            },
             changed = snapshots.changed() => if changed.is_err() { return },
         }
     }
@@ -141,6 +145,7 @@ impl<A: Api> Task<A> {
         Facts {
             instance: snapshot.about.owner.instance.as_deref(),
             group: self.standing.place.group.as_deref(),
+            zone: self.standing.place.zone.as_deref(),
             lifecycle: snapshot.lifecycle.target.map(|target| match target {
                 Target::InService => "InService",
                 _ => "leaving",

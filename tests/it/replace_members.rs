@@ -4,6 +4,7 @@
 use std::fs;
 
 use dr_agent::clock::{Stamp, wall};
+use dr_agent::group::ask::{Heard, Silence};
 use dr_agent::group::keys::{self, Keys, MAC, Message, NONCE};
 use dr_agent::health::cause::Cause;
 use dr_agent::observation::Component;
@@ -370,6 +371,48 @@ fn a_group_that_grows_meanwhile_loses_one_at_most() {
     members[3].set(FULL);
     members[3].wait_for("it is refused", |status| refuses(status, Refusal::GroupNotSettled));
     assert_eq!(group.scaling.marked(), [name(1)]);
+}
+
+/// While the key file cannot be used nobody's word counts: it could be anybody's.
+#[test]
+fn without_a_usable_key_nobody_is_believed() {
+    let answers = Answers { word: Says::Unsigned(200, bytes(&word(&name(1)))), ..Answers::honest(&name(1)) };
+    let (group, members, _fake) = group(1, answers);
+    let member = &members[0];
+    let silence = |what: Silence| move |heard: &Heard| heard.word == Err(what);
+    let all = |is_so: &dyn Fn(&Heard) -> bool| {
+        let snapshot = member.snapshot();
+        let heard = snapshot.round.as_ref().map(|round| round.heard.clone()).unwrap_or_default();
+        if heard.len() == 1 && heard.iter().all(is_so) { Ok(()) } else { Err(format!("{heard:?}")) }
+    };
+    eventually("it is asked, and does not sign", || all(&silence(Silence::Unsigned)));
+    fs::set_permissions(group.key(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    eventually("it is not asked", || all(&silence(Silence::NoKey)));
+    let votes = member.snapshot().group.clone();
+    assert!(votes.serving.is_empty() && votes.passing.is_empty() && !votes.can_serve, "{votes:?}");
+}
+
+/// As when no thread can be started.
+#[test]
+fn after_a_panic_in_a_look_it_looks_again() {
+    let group = Group::new(3);
+    let members: Vec<_> = (0..3).map(|n| group.start(n)).collect();
+    for member in &members {
+        member.wait_until_well(2);
+    }
+    let scaling = std::sync::Arc::clone(&group.scaling);
+    let poison = std::thread::spawn(move || {
+        let _held = scaling.look.lock().unwrap();
+        panic!("for the test");
+    });
+    assert!(poison.join().is_err());
+    members[1].set(FULL);
+    eventually("it looks", || if *group.scaling.looks.lock().unwrap() > 0 { Ok(()) } else { Err("not yet") });
+    group.scaling.look.clear_poison();
+    eventually("it goes", || match group.scaling.marked() {
+        marked if marked == [name(1)] => Ok(()),
+        marked => Err(format!("{marked:?} {:?}", members[1].snapshot().replacement)),
+    });
 }
 
 /// A real agent of a group that AWS does not know.

@@ -127,7 +127,7 @@ fn its_own_fault(mark: &Mark, course: &Course) -> Result<Fault, String> {
     let shares =
         |other: &&Index| course.world.down_since(**other, component, now).is_some_and(|since| since + 2 * NOTICE < now);
     let failing = others.iter().filter(shares).count();
-    let shared = if cause == Cause::NginxMasterGone { failing == others.len() } else { 2 * failing >= others.len() };
+    let shared = 2 * failing >= others.len();
     if shared && !others.is_empty() {
         return Err(format!(
             "never one for a fault that others share: {failing} of {} have {component} down",

@@ -86,6 +86,7 @@ fn facts(agent: &Agent, own: Own) -> Facts<'_> {
     Facts {
         instance: snapshot.about.owner.instance.as_deref(),
         group: Some(GROUP),
+        zone: Some("a"),
         lifecycle: Some(if own.leaving { "Terminated" } else { "InService" }),
         has_keys: true,
         draining: false,
@@ -124,6 +125,7 @@ pub fn grant(agent: &mut Agent, own: Own, policy: &ReplacePolicy, record: &Recor
         wants,
         is_serving: agent.snapshot.instance.state.is_ok() && !own.leaving,
         records: &replacer.records,
+        serving: &agent.snapshot.group.serving,
     };
     match giver.judge(record, now) {
         Ok(grant) => {

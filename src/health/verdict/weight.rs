@@ -189,8 +189,9 @@ fn maskers<'a>(of: &Component, inputs: &Inputs<'a>) -> impl Iterator<Item = &'a 
     inputs.components.iter().filter(|c| c.component.is_dependency()).filter(move |dependency| {
         let recently = now.since(dependency.since) < MASK_WINDOW
             && !matches!(dependency.before, Status::Healthy | Status::Starting);
-        let class = dependency.finding.as_ref().map(|finding| finding.cause.row().class);
-        let refuses = dependency.status == Status::Degraded && class == Some(Class::Configuration);
+        let row = dependency.finding.as_ref().map(|finding| finding.cause.row());
+        let answered = row.is_some_and(|row| row.class == Class::Configuration && row.region != OnRegion::Holds);
+        let refuses = dependency.status == Status::Degraded && answered;
         if refuses { is_app } else { dependency.status != Status::Healthy || recently }
     })
 }

@@ -53,6 +53,7 @@ fn each_reason_not_to_agree() {
         }
         records
     };
+    let nobody = BTreeSet::new();
     let well = Giver {
         instance: "i-0b",
         group: "web",
@@ -62,6 +63,7 @@ fn each_reason_not_to_agree() {
         wants: false,
         is_serving: true,
         records: &none,
+        serving: &nobody,
     };
     let now = at(5_000);
     let young = at(4_101);
@@ -180,9 +182,11 @@ proptest! {
             let ask = |nodes: &mut Vec<Node>, voter: usize, record: &Record, now: u64| {
                 let node = &nodes[voter];
                 let (instance, wants) = (name(voter), node.wants);
+                let nobody = BTreeSet::new();
                 let giver = Giver {
                     instance: &instance, group: "web", cooldown: COOLDOWN, began: &node.began,
-                    given: node.given.as_ref(), wants, is_serving: !wants, records: &records,
+                    given: node.given.as_ref(), wants, is_serving: !wants, serving: &nobody,
+                    records: &records,
                 };
                 match giver.judge(record, &at(now)) {
                     Ok(grant) => { nodes[voter].given = Some(grant); Reply::Granted }

@@ -44,6 +44,7 @@ struct World {
     components: Vec<(ComponentState, Option<Domain>)>,
     instance: Option<&'static str>,
     group: Option<&'static str>,
+    zone: Option<&'static str>,
     lifecycle: Option<&'static str>,
     has_keys: bool,
     draining: bool,
@@ -68,6 +69,7 @@ impl World {
             components: Vec::new(),
             instance: Some(ME),
             group: Some("web"),
+            zone: Some("a"),
             lifecycle: Some("InService"),
             has_keys: true,
             draining: false,
@@ -154,6 +156,7 @@ impl World {
         Facts {
             instance: self.instance,
             group: self.group,
+            zone: self.zone,
             lifecycle: self.lifecycle,
             has_keys: self.has_keys,
             draining: self.draining,
@@ -350,6 +353,19 @@ fn the_ladder_is_climbed_only_where_it_may_be() {
 }
 
 #[test]
+fn a_web_server_that_is_gone_is_repaired_whoever_is_at_fault_and_replaced_only_if_it_is_this_instance() {
+    for (domain, plan) in [
+        (Domain::Local, Plan::Look),
+        (Domain::Undetermined, Plan::Refused(vec![Refusal::NotLocal])),
+        (Domain::Shared, Plan::Refused(vec![Refusal::PeersShareIt])),
+        (Domain::Zonal, Plan::Refused(vec![Refusal::Zonal])),
+    ] {
+        let world = World::with(Component::Nginx, Cause::NginxMasterGone).but(|w| w.components[0].1 = Some(domain));
+        assert_eq!(world.plan(), plan, "{domain:?}");
+    }
+}
+
+#[test]
 fn a_zone_of_one_may_go_for_its_mount_once_and_only_if_the_target_answers() {
     let zone_of_one = || {
         World::new().but(|w| {
@@ -363,6 +379,8 @@ fn a_zone_of_one_may_go_for_its_mount_once_and_only_if_the_target_answers() {
     assert_eq!(refused(zone_of_one().but(|w| tally(w, 1))), Plan::Refused(vec![Refusal::Zonal]), "no majority");
     let no_target = |w: &mut World| w.components[0].0.facts = Learned::Efs(EfsFacts::default());
     assert_eq!(refused(zone_of_one().but(no_target)), Plan::Refused(vec![Refusal::Zonal]));
+    let nowhere = zone_of_one().but(|w| w.zone = None);
+    assert_eq!(nowhere.plan(), Plan::Refused(vec![Refusal::Zonal]), "who does not know its zone is not alone in it");
     let once = zone_of_one().but(|w| w.remember("1", "i-0x", "disk-full", 19_000));
     assert_eq!(once.plan(), Plan::Refused(vec![Refusal::BudgetSpent]), "once in six hours");
     let database = World::with(Component::Database, Cause::DatabaseTimeout).but(|w| {

@@ -76,6 +76,7 @@ impl<A: Api> Task<A> {
             wants: !myself && plan::wants_to_go(&facts, policy, &now),
             is_serving: self.snapshot.instance.state == InstanceState::Serving && !facts.draining,
             records: &self.kept.records,
+            serving: &self.snapshot.group.serving,
         };
         let grant = giver.judge(record, &now)?;
         let mut kept = self.kept.clone();

@@ -31,6 +31,7 @@ use dr_agent::replace::run::{self, Channels};
 use dr_agent::replace::store::Kept;
 use dr_agent::snapshot::{About, Snapshot};
 use dr_agent::state::{self, State};
+use dr_agent::supervise::Supervisor;
 use jiff::Timestamp;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -134,6 +135,10 @@ impl Group {
         Self { dir, entries, scaling: Arc::new(scaling) }
     }
 
+    pub fn key(&self) -> PathBuf {
+        self.dir.path().join("key")
+    }
+
     pub fn state_dir(&self, n: u8) -> PathBuf {
         self.dir.path().join(name(n)).join("state")
     }
@@ -232,15 +237,21 @@ impl Member {
                 let (questions, asked) = mpsc::channel(16);
                 let (records, its_records) = watch::channel(Arc::default());
                 let members = Members { boot: BOOT.to_owned(), questions, records: its_records };
-                let channels = Channels {
-                    api: Client(scaling),
-                    state_dir: dir.clone(),
-                    boot: BOOT.to_owned(),
-                    snapshots: snapshots.clone(),
-                    standing: its_standing.clone(),
-                    questions: Arc::new(tokio::sync::Mutex::new(asked)),
-                    records,
-                    inputs: inputs.clone(),
+                let (asked, its_dir) = (Arc::new(tokio::sync::Mutex::new(asked)), dir.clone());
+                let (seen_by_it, its_place, its_inputs) = (snapshots.clone(), its_standing.clone(), inputs.clone());
+                let its_token = token.clone();
+                let replace = move || {
+                    let channels = Channels {
+                        api: Client(Arc::clone(&scaling)),
+                        state_dir: its_dir.clone(),
+                        boot: BOOT.to_owned(),
+                        snapshots: seen_by_it.clone(),
+                        standing: its_place.clone(),
+                        questions: Arc::clone(&asked),
+                        records: records.clone(),
+                        inputs: its_inputs.clone(),
+                    };
+                    run::run(channels, its_token.clone())
                 };
                 let (knocks, (_identity, identities)) = (Knocks::default(), watch::channel(Arc::default()));
                 let mut tasks = JoinSet::new();
@@ -255,7 +266,8 @@ impl Member {
                     inputs.clone(),
                     token.clone(),
                 ));
-                tasks.spawn(run::run(channels, token.clone()));
+                let mut supervised = Supervisor::default();
+                supervised.restarted("replace", token.clone(), replace);
                 tasks.spawn(observe(seen, inputs));
                 ready.send(snapshots).expect("the test waits");
                 token.cancelled().await;
