@@ -408,10 +408,13 @@ fn after_a_panic_in_a_look_it_looks_again() {
     assert!(poison.join().is_err());
     members[1].set(FULL);
     eventually("it looks", || if *group.scaling.looks.lock().unwrap() > 0 { Ok(()) } else { Err("not yet") });
-    group.scaling.look.clear_poison();
-    eventually("it goes", || match group.scaling.marked() {
-        marked if marked == [name(1)] => Ok(()),
-        marked => Err(format!("{marked:?} {:?}", members[1].snapshot().replacement)),
+    eventually("it goes", || {
+        // A look that panics poisons it anew.
+        group.scaling.look.clear_poison();
+        match group.scaling.marked() {
+            marked if marked == [name(1)] => Ok(()),
+            marked => Err(format!("{marked:?} {:?}", members[1].snapshot().replacement)),
+        }
     });
 }
 
