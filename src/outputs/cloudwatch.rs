@@ -128,6 +128,12 @@ impl Minute {
             count("Fenced", snapshot.gate_closed),
             count("WouldReplace", snapshot.replacement.plan.would_replace()),
         ];
+        if snapshot.config.policy.standby {
+            // What is not known is not ready.
+            let is_well = |status: Status| status == Status::Healthy;
+            let is_ready = snapshot.components.iter().all(|(component, _)| is_well(component.status));
+            samples.push(count("StandbyReady", is_ready && snapshot.region.state.is_ok()));
+        }
         for (component, _) in &snapshot.components {
             match (&component.component, &component.facts) {
                 (Component::Wiring, _) if !matches!(component.status, Status::Unknown | Status::Starting) => {

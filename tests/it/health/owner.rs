@@ -13,7 +13,8 @@ use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
 use dr_agent::input::{Input, Pace};
 use dr_agent::latches::{self, Kind, Latch, Latches};
-use dr_agent::observation::{Component, Facts, Finding, Outcome};
+use dr_agent::observation::{Component, DatabaseFacts, Facts, Finding, Outcome, ReplicaChannel};
+use dr_agent::outputs::cloudwatch::Minute;
 use dr_agent::owner::Owner;
 use dr_agent::replace::plan::ReplacePolicy;
 use dr_agent::snapshot::{About, Snapshot};
@@ -152,6 +153,38 @@ fn the_owner_says_how_soon_to_try_again_and_ignores_what_it_does_not_know() {
     assert_eq!(agent.see(&Component::Nginx, Some(Cause::NginxRefused), Facts::None), Some(Pace::Normal));
     assert_eq!(agent.see(&Component::Efs, None, Facts::None), None);
     assert_eq!(agent.publish().components.len(), 4);
+}
+
+#[test]
+fn a_minute_for_cloudwatch_says_what_is_known_and_guesses_nothing() {
+    let samples = |snapshot: &Snapshot| {
+        let minute = Minute::of(snapshot, Timestamp::UNIX_EPOCH);
+        minute.samples.into_iter().map(|sample| (sample.name, sample.value)).collect::<BTreeMap<_, _>>()
+    };
+    let (mut agent, snapshot) = well();
+    let home = [
+        ("Fenced", 0.0),
+        ("Heartbeat", 1.0),
+        ("InstanceHealthy", 1.0),
+        ("RegionOpen", 1.0),
+        ("WiringFault", 0.0),
+        ("WouldReplace", 0.0),
+    ];
+    assert_eq!(samples(&snapshot), home.into());
+    let facts = DatabaseFacts {
+        replica: Some(vec![ReplicaChannel { lag_seconds: Some(7), ..ReplicaChannel::default() }]),
+        ..DatabaseFacts::default()
+    };
+    agent.see(&Component::Database, None, Facts::Database(facts));
+    assert_eq!(samples(&agent.publish()).get("ReplicaLagSeconds"), Some(&7.0));
+
+    let mut config = config();
+    config.policy.standby = true;
+    let mut standby = Agent::first(config);
+    let ready = |snapshot: &Snapshot| samples(snapshot).get("StandbyReady").copied();
+    assert_eq!(ready(&standby.publish()), Some(0.0), "what is not known is not ready");
+    assert_eq!(ready(&standby.run(5, &[])), Some(1.0));
+    assert_eq!(ready(&standby.run(5, &[(Component::Database, Cause::DatabaseTimeout)])), Some(0.0));
 }
 
 #[test]
