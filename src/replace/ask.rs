@@ -80,14 +80,16 @@ impl Asker {
         join_all(voters.iter().map(|voter| self.ask(voter, Method::DELETE, &path, Vec::new()))).await;
     }
 
-    /// The records that each of the other members keeps, and whether any of them answered.
+    /// The records that the other members keep, and whether that is all: a majority agreed to each replacement, so more
+    /// than half of those that are left know of it.
     pub async fn records(&self, me: &str) -> (Vec<Told>, bool) {
         let others = self.members.iter().filter(|member| member.instance != me);
         let answers = join_all(others.map(|member| self.ask(&member.instance, Method::GET, RECORDS, Vec::new()))).await;
+        let asked = answers.len();
         let lists = answers.into_iter().flatten().filter(|(status, _)| *status == StatusCode::OK);
         let lists: Vec<Vec<Told>> = lists.filter_map(|(_, body)| serde_json::from_slice(&body).ok()).collect();
-        let answered = !lists.is_empty();
-        (lists.into_iter().flatten().collect(), answered)
+        let is_all = if asked == 0 { !self.members.is_empty() } else { 2 * lists.len() > asked };
+        (lists.into_iter().flatten().collect(), is_all)
     }
 
     /// The signed answer of one member; `None` without one.

@@ -21,8 +21,8 @@ use crate::telemetry::event;
 /// From one time the group's records are learned to the next.
 const LEARN_EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// The same until a member has told them.
-const LEARN_AGAIN: Duration = Duration::from_secs(60);
+/// The same until enough members have told them: a new instance may know itself before it knows them.
+const LEARN_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a member asks over the peer listener. It is answered once it is written down.
 #[derive(Debug)]
@@ -119,16 +119,15 @@ impl<A: Api> Task<A> {
         self.learn_next = now.time + LEARN_AGAIN;
         self.work.spawn(async move {
             let asker = asker.await;
-            let (told, answered) = asker.records(&me).await;
-            // A group of one has nobody to ask.
-            Done::Learned { told, answered: answered || asker.members.len() == 1 }
+            let (told, is_all) = asker.records(&me).await;
+            Done::Learned { told, is_all }
         });
     }
 
     /// Keeps what was told.
-    pub(super) async fn learned(&mut self, told: Vec<Told>, answered: bool) {
+    pub(super) async fn learned(&mut self, told: Vec<Told>, is_all: bool) {
         let now = self.now();
-        if answered {
+        if is_all {
             self.learn_next = now.time + LEARN_EVERY;
         }
         let mut news = false;

@@ -30,7 +30,7 @@ pub(super) enum Done {
     TooLate,
     Learned {
         told: Vec<Told>,
-        answered: bool,
+        is_all: bool,
     },
     /// Grants were given back; there is nothing more to do.
     Returned,
@@ -114,7 +114,7 @@ impl<A: Api> Task<A> {
                 self.keep().await;
                 self.give_up().await;
             }
-            Done::Learned { told, answered } => self.learned(told, answered).await,
+            Done::Learned { told, is_all } => self.learned(told, is_all).await,
             Done::Returned => {}
         }
     }
