@@ -251,14 +251,12 @@ fn judge(
         _ => _ = refusals.insert(Refusal::NotLocal),
     }
     let mut due = since + policy.sustain + jitter(facts.instance.unwrap_or_default(), since, policy.sustain);
-    let rung = ladder(component, since, facts, policy, now);
-    if let Some(Rung::Wait(rest)) = rung {
+    // A repair that is due comes before this; what keeps it from being tried is a refusal of its own.
+    if let Some(Rung::Wait(rest)) = ladder(component, since, facts, policy, now) {
         due = due.max(now.time + rest);
     }
-    // As long as a repair may not be tried there is no end to wait for.
-    let is_tried = !matches!(rung, Some(Rung::Due(_)));
     let is_settled = component.is_failing_now() && component.failures >= 2 && component.failing_since.is_some();
-    if now.time < due || !is_tried || !is_settled || component.is_flapping(now.time) {
+    if now.time < due || !is_settled || component.is_flapping(now.time) {
         refusals.insert(Refusal::NotSustained);
     }
     Some(Fault {
@@ -277,11 +275,7 @@ fn judge(
 fn is_alone_before_a_live_target(component: &ComponentState, facts: &Facts<'_>) -> bool {
     let Some(tally) = facts.votes.tallies.get(&component.component) else { return false };
     let accepts = matches!(&component.facts, Learned::Efs(efs) if efs.target_accepts == Some(true));
-    component.component == Component::Efs
-        && facts.zone.is_some()
-        && tally.near == 0
-        && tally.is_majority_healthy()
-        && accepts
+    facts.zone.is_some() && tally.near == 0 && tally.is_majority_healthy() && accepts
 }
 
 /// 0 to two fifths of `sustain`, so 0 to 120 s by default: instances that fall at once do not ask at once. The same for

@@ -34,9 +34,25 @@
 //! | the operator's hold (29) | no replacement of what is on hold |
 //! | observe mode (35) | observe mode acts |
 //!
-//! Not caught, because another guard stands behind them in every history that was tried: the majority of healthy votes
-//! (the budget), the young giver and the kept decision (the group is not settled), the kind of fault within a day (two in
-//! six hours), the age of the asker, the age of the look, the electorate of a group that is larger than desired.
+//! Not caught here, because another guard stands behind them in every history that was tried, or because no history has
+//! what they are for. Each was removed too, and what failed then is a unit test of the decision:
+//!
+//! | guard | test in `replace::` |
+//! |---|---|
+//! | a strict majority of grants | `grants`: `no_two_hold_a_majority_at_once` |
+//! | a giver that has just started, does not serve, or wants to go itself; its own count of the budget | `grants`: `each_reason_not_to_agree` |
+//! | the decision that is kept | `plan`: `the_way_up` |
+//! | the age of the look | `plan`: `the_way_up` |
+//! | the age of the asker | `plan`: `each_refusal_alone_stops_it` |
+//! | the electorate of a group larger than desired | `plan`: `in_a_group_with_too_many_members_the_majority_is_of_them_all` |
+//! | the kind of fault within a day | `records`: `two_in_six_hours_are_the_budget_and_two_of_a_kind_in_a_day_did_not_cure` |
+//! | the repairs first, and what the last one brings | `plan`: `nobody_goes_while_a_repair_may_still_help` |
+//! | how long a fault lasted; that it is still there | `plan`: `the_way_up`, `nobody_goes_whose_fault_was_not_seen_by_the_newest_attempt` |
+//! | a group of one | `plan`: `other_ways_to_be_refused` |
+//! | of the mount target's rule: nobody near, a healthy majority, the target answers, the own zone is known | `plan`: `a_zone_of_one_may_go_for_its_mount_once_and_only_if_the_target_answers` |
+//! | suspended processes, failing launches, the tag that stops it, the grace period, drain, fence | `plan`: `each_refusal_alone_stops_it` |
+//! | a refresh; a refused call | `plan`: `other_ways_to_be_refused` |
+//! | flapping | `plan`: `what_falls_again_and_again_is_not_replaced` |
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "what the histories came to is shown with --nocapture")]
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]

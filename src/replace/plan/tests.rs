@@ -332,6 +332,40 @@ fn the_way_up() {
 }
 
 #[test]
+fn nobody_goes_while_a_repair_may_still_help() {
+    let mut world = World::new();
+    world.memory.repairs = Repairs::default();
+    for attempt in 1..=3 {
+        assert_eq!(
+            world.plan(),
+            Plan::Repair(Verb::EfsRemount, attempt),
+            "it has lasted long, and the ladder comes first"
+        );
+        world.memory.repairs.note(Verb::EfsRemount, &world.now);
+        let until = world.now.time + secs(40);
+        assert_eq!(world.plan(), Plan::Wait { until, why: Refusal::NotSustained });
+        world.now = Stamp { time: until, ..world.now.clone() };
+    }
+    assert_eq!(world.plan(), Plan::Look);
+}
+
+#[test]
+fn nobody_goes_whose_fault_was_not_seen_by_the_newest_attempt() {
+    let seen = |outcome: Found| {
+        World::new().but(|w| {
+            let (stages, facts, component) = (Vec::new(), Learned::None, Component::Efs);
+            let began = at(19_999).time;
+            w.components[0].0.apply(Observation { component, began, took: secs(0), outcome, stages, facts });
+            assert_eq!(w.components[0].0.status, Status::Unhealthy, "one attempt changes nothing");
+        })
+    };
+    let plan = seen(Found::Pass).plan();
+    assert!(matches!(plan, Plan::Wait { why: Refusal::NotSustained, .. }), "{plan:?}");
+    let plan = seen(Found::Fail(Finding::new(Cause::CouldNotRun, ""))).plan();
+    assert_eq!(plan, Plan::Refused(vec![Refusal::NotSustained]));
+}
+
+#[test]
 fn the_ladder_is_climbed_only_where_it_may_be() {
     let fresh = |world: World| world.but(|w| w.memory.repairs = Repairs::default());
     let is_tried = |world: &World| matches!(world.plan(), Plan::Repair(_, 1));
