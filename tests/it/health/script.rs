@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dr_agent::clock::BootTime;
-use dr_agent::health::cause::{Cause, OnRegion, Status};
+use dr_agent::health::cause::{Cause, OnInstance, OnRegion, Status};
 use dr_agent::health::verdict::{Group, InstanceState, RegionState};
 use dr_agent::observation::Component::{self, App, Database, Efs, Host, Nginx};
 use proptest::collection::vec;
@@ -181,15 +181,15 @@ pub fn is_failing(cause: Option<Cause>) -> Option<bool> {
     let Some(row) = cause.map(Cause::row) else { return Some(false) };
     match row.status {
         _ if row.region == OnRegion::Holds => None,
-        Status::Unhealthy => Some(row.region != OnRegion::Keeps),
+        // A matter of role is none of health; what is wrong with this instance alone says nothing of the region.
+        Status::Unhealthy if row.region == OnRegion::Keeps => (row.instance == OnInstance::Keeps).then_some(false),
+        Status::Unhealthy => Some(true),
         _ => Some(false),
     }
 }
 
-/// Whether the attempt itself failed, whatever that means to the region.
+/// Whether the attempt itself failed, whatever that means to the region; `None` if nobody was asked.
 pub fn is_failure(cause: Option<Cause>) -> Option<bool> {
-    match cause.map_or(Status::Healthy, |cause| cause.row().status) {
-        Status::Unknown => None,
-        status => Some(status == Status::Unhealthy),
-    }
+    let Some(row) = cause.map(Cause::row) else { return Some(false) };
+    (row.region != OnRegion::Holds).then_some(row.status == Status::Unhealthy)
 }
