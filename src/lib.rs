@@ -65,7 +65,7 @@
 //!
 //! The other members' words arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which
 //! a group of one leaves empty. Replacement ([`replace`]) and CloudWatch ([`outputs::cloudwatch`]) are tasks beside the
-//! markers, each with a receiver of snapshots.
+//! markers, each with a receiver of snapshots. Of the two regions' authority there are only the facts yet ([`authority`]).
 
 // OBSERVE
 pub mod certificates;
@@ -74,6 +74,7 @@ pub mod observation;
 pub mod probes;
 
 // DECIDE
+pub mod authority;
 pub mod group;
 pub mod health;
 
