@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// A point on `CLOCK_BOOTTIME`: the time since this machine booted, sleep included. Meaningless in another boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A point on `CLOCK_BOOTTIME`: the time since this machine booted, sleep included; by default the boot itself.
+/// Meaningless in another boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(Duration);
 
 impl BootTime {

@@ -7,7 +7,7 @@ use super::Claim;
 use crate::clock::BootTime;
 
 /// One attempt to read a database, whole: over one connection, with its own deadline.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attempt {
     pub began: BootTime,
     pub ended: BootTime,
@@ -15,7 +15,7 @@ pub struct Attempt {
 }
 
 /// Why a database was not read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unread {
     /// No answer, or an error: the words of it.
@@ -25,7 +25,7 @@ pub enum Unread {
 }
 
 /// What a database showed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Read {
     /// The server's identity: `@@server_uuid`, or `server_id@hostname:port` where there is none.
     pub server: String,
@@ -40,7 +40,7 @@ pub struct Read {
 }
 
 /// What stands in the schema `dr_agent`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tables {
     /// The row with the highest epoch. An empty table is epoch 0.
     pub newest: Option<Row>,
@@ -53,7 +53,7 @@ pub struct Tables {
 }
 
 /// A row of `authority`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Row {
     #[serde(flatten)]
     pub claim: Claim,
@@ -65,7 +65,7 @@ pub struct Row {
 }
 
 /// How an epoch was born.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     Init,
@@ -75,7 +75,7 @@ pub enum Kind {
 }
 
 /// A row of `superseded`: it fences the database it stands in, for the region it names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Superseded {
     pub region: String,
     pub epoch: u64,
@@ -84,14 +84,14 @@ pub struct Superseded {
 }
 
 /// A row of `roll`: this server was seen replicating, by agents of this region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Enrolled {
     pub server: String,
     pub region: String,
 }
 
 /// A row of `closing`: a planned close or a drill.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Closing {
     pub region: String,
     pub is_drill: bool,
@@ -105,7 +105,7 @@ pub struct Closing {
 }
 
 /// A row of `heartbeat`: the region's owner wrote it last at this time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Beat {
     pub region: String,
     pub at: Timestamp,

@@ -1,0 +1,187 @@
+//! What an operator may do to authority, as plans: each is either what would be written, or by name why not.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::claim::NewRow;
+use super::closing;
+use super::database::{Kind, Tables};
+use super::decide::Decision;
+use super::facts::{Across, Facts};
+use super::memory::{Own, Shows};
+use super::word::NOBODY;
+use super::{State, epoch};
+
+macro_rules! refused {
+    ($($refused:ident: $sentence:literal;)*) => {
+        /// Why an operator's command does nothing.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Refused { $(#[doc = $sentence] $refused,)* }
+
+        impl Refused {
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$refused => stringify!($refused),)* }
+            }
+
+            /// The reason in plain words.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$refused => $sentence,)* }
+            }
+        }
+    };
+}
+
+refused! {
+    Unread: "this region's database cannot be read";
+    NoTables: "the tables of `dr-agent database grants` are not there";
+    NotWritable: "this region's database is read-only, or a replica";
+    AlreadyInitialised: "somebody has written an epoch already";
+    OtherWritable: "the other region's database is writable too: which of them has the data?";
+    OtherUnread: "the other region's database cannot be read: it may have the data";
+    NotInitialised: "nobody has written an epoch yet: `dr-agent authority init` writes the first";
+    AlreadyOwner: "this region owns the highest epoch";
+    NotOwner: "this region does not own the highest epoch";
+    NothingToRelease: "nothing is closed here";
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What `fence release` writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Release {
+    /// Mark the close with this end released, by compare-and-swap on it.
+    EndClose(Timestamp),
+    /// Claim: the other region's writes since its own claim are given up for this region's, and a person must say so.
+    Claim(NewRow),
+}
+
+/// `authority init`: the first row. `force` does without knowing the other region's database.
+///
+/// # Errors
+/// When there may be data or a row elsewhere.
+pub fn init(facts: &Facts, decision: &Decision, force: bool) -> Result<NewRow, Refused> {
+    let (own, _) = writable(facts)?;
+    if decision.memory.known.is_some() || own.claim.is_some() {
+        return Err(Refused::AlreadyInitialised);
+    }
+    let other = facts.other.as_ref().map(|other| other.fresh().map(|seen| &seen.read));
+    match other {
+        Some(None) if !force => return Err(Refused::OtherUnread),
+        Some(Some(read)) if Shows::of(read) != Shows::Replica && !force => return Err(Refused::OtherWritable),
+        _ => {}
+    }
+    Ok(row(facts, own, 0, Kind::Init))
+}
+
+/// `authority claim`: an epoch above everything that is known.
+///
+/// # Errors
+/// When this region's database could not be the owner's, or is already.
+pub fn claim(facts: &Facts, decision: &Decision) -> Result<NewRow, Refused> {
+    let (own, _) = writable(facts)?;
+    let known = decision.memory.known_epoch();
+    if known == 0 {
+        return Err(Refused::NotInitialised);
+    }
+    if own.epoch() == known && own.superseded.is_none() && own.names(&facts.place.region) {
+        return Err(Refused::AlreadyOwner);
+    }
+    let base = known.max(own.epoch()).max(epoch(own.superseded.as_ref()));
+    Ok(row(facts, own, base, Kind::Claim))
+}
+
+/// `fence release`: the end of a planned close if that is all that closes, else a claim.
+///
+/// # Errors
+/// When nothing is closed, or what is closed cannot be opened from here.
+pub fn release(facts: &Facts, decision: &Decision) -> Result<Release, Refused> {
+    if decision.state == State::Owner {
+        let seen = facts.own.fresh().ok_or(Refused::Unread)?;
+        let close = closing::row(&seen.read, &facts.place.region).filter(|row| !row.is_released);
+        return close.map(|row| Release::EndClose(row.until)).ok_or(Refused::NothingToRelease);
+    }
+    claim(facts, decision).map(Release::Claim)
+}
+
+/// `fence close`: whether the row may be written that closes this region.
+///
+/// # Errors
+/// When this region is not the owner, or its database cannot be written.
+pub fn close(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
+    writable(facts)?;
+    if decision.state == State::Owner { Ok(()) } else { Err(Refused::NotOwner) }
+}
+
+/// How far a planned close has come. When all of it is done the other region can be promoted without loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Members that are not closed yet, this one included.
+    pub open: Vec<String>,
+    /// The other region says that it writes nowhere; `None` while it does not answer with proof.
+    pub other_stopped: Option<bool>,
+    /// Connections that still exist to the database that is closed, of all members.
+    pub sessions: u32,
+    /// How far the other region's replica is behind; `None` while it does not say.
+    pub lag_seconds: Option<u64>,
+    /// The close's end.
+    pub until: Option<Timestamp>,
+}
+
+impl Progress {
+    /// How far it is at this decision. `instance` names this one.
+    #[must_use]
+    pub fn of(facts: &Facts, decision: &Decision, instance: &str) -> Self {
+        let mine = super::word::Word::of(decision, facts);
+        let members = facts.group.members.iter().map(|member| (member.instance.as_str(), member.word.as_ref()));
+        let all: Vec<_> = members.chain([(instance, Some(&mine))]).collect();
+        let across = facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer));
+        let other = facts.other.as_ref().and_then(|other| other.fresh());
+        Self {
+            open: all
+                .iter()
+                .filter(|(_, word)| word.is_none_or(|word| !word.closed))
+                .map(|(instance, _)| (*instance).to_owned())
+                .collect(),
+            other_stopped: match across {
+                Some(Across::Verified(proof)) => Some(proof.writer == NOBODY),
+                _ => None,
+            },
+            sessions: all.iter().filter_map(|(_, word)| word.map(|word| word.old_writer_sessions)).sum(),
+            lag_seconds: other.and_then(|seen| seen.read.lag_seconds),
+            until: decision.memory.close.obeyed,
+        }
+    }
+
+    /// *Promote now.*
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.open.is_empty() && self.other_stopped == Some(true) && self.sessions == 0 && self.lag_seconds == Some(0)
+    }
+}
+
+/// This region's database, read now, writable, with its tables.
+fn writable(facts: &Facts) -> Result<(Own, &Tables), Refused> {
+    let seen = facts.own.fresh().ok_or(Refused::Unread)?;
+    let tables = seen.read.tables.as_ref().ok_or(Refused::NoTables)?;
+    let own = Own::of(&seen.read, &facts.place.region);
+    if own.shows == Shows::Writable { Ok((own, tables)) } else { Err(Refused::NotWritable) }
+}
+
+fn row(facts: &Facts, own: Own, base: u64, kind: Kind) -> NewRow {
+    NewRow {
+        epoch: facts.place.next_epoch(base),
+        parent: own.epoch(),
+        region: facts.place.region.clone(),
+        server: own.server,
+        kind,
+    }
+}

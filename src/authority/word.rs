@@ -1,0 +1,204 @@
+//! What is told of authority: to the members of the group (in `/peer`), and to the other region (`/health/authority`).
+//! Pure constructors.
+//!
+//! Unknown fields are ignored, and what is added has a default, so that releases understand each other.
+
+use std::iter;
+
+use serde::{Deserialize, Serialize};
+
+use super::closing;
+use super::decide::Decision;
+use super::facts::Facts;
+use super::memory::{Own, Shows};
+use super::{Claim, State, epoch};
+
+/// The version of [`Proof`] that this release speaks. It rises only in a release that also speaks the one before.
+pub const PROTO: u32 = 1;
+
+/// The writer in a word when there is none.
+pub const NOBODY: &str = "none";
+
+/// What a member tells the others of its group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Word {
+    /// By [`State::name`]; what a release does not know is no state.
+    pub state: String,
+    /// In BOOT: for how long.
+    pub boot_age_ms: Option<u64>,
+    pub own: Option<OwnWord>,
+    pub known: Option<Claim>,
+    /// The epoch at which it was through with taking over.
+    pub took_over: u64,
+    /// It takes no user's write to its own region's database.
+    pub closed: bool,
+    pub gate_closed: bool,
+    /// The region whose database its app may write to, or `none`; the other region while it is being repointed.
+    pub writer: String,
+    pub old_writer_sessions: u32,
+    /// Identities of this region's servers that it saw replicating.
+    pub roll: Vec<String>,
+}
+
+/// What a member saw of the region's database.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OwnWord {
+    /// 0 without a row.
+    pub epoch: u64,
+    /// The region that the newest row names.
+    #[serde(default)]
+    pub region: Option<String>,
+    #[serde(default)]
+    pub parent: u64,
+    #[serde(default)]
+    pub server: String,
+    pub role: Shows,
+}
+
+/// What is told to the other region. Sent with a MAC only; to anybody else `{ok, region, role}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Proof {
+    pub proto: u32,
+    /// The region that speaks.
+    pub region: String,
+    /// By [`Role::name`](super::Role::name).
+    pub role: String,
+    /// The highest epoch that this region's database showed, and whom it names; 0 without a row.
+    pub epoch: u64,
+    pub owner: Option<String>,
+    pub server: Option<String>,
+    /// The highest epoch known in this region.
+    pub known: Option<Claim>,
+    /// Nobody in this region takes users' writes to its database, as far as the one who answers knows.
+    pub closed: bool,
+    /// A region whose database is written to here, or `none` if that is true of all that the one who answers knows.
+    pub writer: String,
+    /// The last attempt to read this region's database succeeded.
+    pub fresh: bool,
+}
+
+impl Word {
+    /// What this agent says after a decision.
+    #[must_use]
+    pub fn of(decision: &Decision, facts: &Facts) -> Self {
+        let memory = &decision.memory;
+        let boot_age = memory.boot_began.filter(|_| decision.state == State::Boot);
+        Self {
+            state: decision.state.name().to_owned(),
+            boot_age_ms: boot_age.map(|began| u64::try_from(facts.now.since(began).as_millis()).unwrap_or(u64::MAX)),
+            own: memory.own.as_ref().map(OwnWord::of),
+            known: memory.known.clone(),
+            took_over: memory.took_over,
+            closed: is_closed(decision, facts),
+            gate_closed: facts.applied.gate_closed,
+            writer: writer(facts).to_owned(),
+            old_writer_sessions: facts.applied.old_writer_sessions,
+            roll: memory.roll.iter().cloned().collect(),
+        }
+    }
+
+    #[must_use]
+    pub fn is(&self, state: State) -> bool {
+        self.state == state.name()
+    }
+
+    #[must_use]
+    pub fn is_in_boot(&self) -> bool {
+        self.is(State::Boot)
+    }
+}
+
+impl OwnWord {
+    fn of(own: &Own) -> Self {
+        Self {
+            epoch: own.epoch(),
+            region: own.claim.as_ref().map(|claim| claim.region.clone()),
+            parent: own.parent,
+            server: own.server.clone(),
+            role: own.shows,
+        }
+    }
+
+    /// The newest row; `None` without one.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim> {
+        let region = self.region.as_ref().filter(|_| self.epoch > 0)?;
+        Some(Claim { epoch: self.epoch, region: region.clone() })
+    }
+
+    /// As if this agent had read it itself.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        Own {
+            claim: self.claim(),
+            parent: self.parent,
+            server: self.server.clone(),
+            shows: self.role,
+            superseded: None,
+        }
+    }
+}
+
+impl Proof {
+    /// What this region says after a decision.
+    #[must_use]
+    pub fn of(decision: &Decision, facts: &Facts) -> Self {
+        let own = decision.memory.own.as_ref();
+        let newest = own.and_then(|own| own.claim.clone());
+        let told = facts.group.words().filter_map(|(_, word)| word.own.as_ref()?.claim());
+        let highest = newest.into_iter().chain(told).max_by_key(|claim| claim.epoch);
+        let known = facts.group.words().filter_map(|(_, word)| word.known.clone());
+        Self {
+            proto: PROTO,
+            region: facts.place.region.clone(),
+            role: decision.role.name().to_owned(),
+            epoch: epoch(highest.as_ref()),
+            owner: highest.map(|claim| claim.region),
+            server: own.map(|own| own.server.clone()),
+            known: known.chain(decision.memory.known.clone()).max_by_key(|claim| claim.epoch),
+            // A member that does not speak of authority closes nothing.
+            closed: is_closed(decision, facts)
+                && facts.group.members.iter().all(|member| member.word.as_ref().is_some_and(|word| word.closed)),
+            writer: region_writer(facts).to_owned(),
+            fresh: facts.own.fresh().is_some(),
+        }
+    }
+
+    /// The newest row that it showed; `None` without one.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim> {
+        let region = self.owner.as_ref().filter(|_| self.epoch > 0)?;
+        Some(Claim { epoch: self.epoch, region: region.clone() })
+    }
+}
+
+/// This agent lets no user write to its own region's database, and that is not about to end.
+fn is_closed(decision: &Decision, facts: &Facts) -> bool {
+    let is_shut = facts.applied.gate_closed || !facts.applied.writers.contains(&facts.place.region);
+    let close = facts.own.seen.as_ref().and_then(|seen| closing::row(&seen.read, &facts.place.region));
+    is_shut
+        && match decision.state {
+            State::Boot | State::OwnerPending => false,
+            State::Owner => close.is_some_and(|close| close.is_in_force),
+            State::Superseded => true,
+            State::Uninitialised | State::Standby | State::Unclaimed | State::Ambiguous => {
+                close.is_none_or(|close| close.is_in_force || close.is_released)
+            }
+        }
+}
+
+/// The region whose database this agent's app may write to.
+fn writer(facts: &Facts) -> &str {
+    let writers = &facts.applied.writers;
+    writers.get(&facts.place.other).or_else(|| writers.first()).map_or(NOBODY, String::as_str)
+}
+
+/// A region that somebody of this group may write to.
+fn region_writer(facts: &Facts) -> &str {
+    let region = facts.place.region.as_str();
+    // A member that does not speak of authority writes to its own region's database, as every app does by itself.
+    let members = facts.group.members.iter().map(|member| member.word.as_ref().map_or(region, |word| &word.writer));
+    iter::once(writer(facts)).chain(members).find(|writer| *writer != NOBODY).unwrap_or(NOBODY)
+}
