@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::State;
 use super::database::{Closing, Read};
 use super::facts::{Database, Facts};
+use super::learn;
 use super::memory::{Latch, Memory, Shows};
 
 /// How this region's close counts now.
@@ -48,6 +49,10 @@ pub(super) fn own(facts: &Facts, memory: &mut Memory, state: State) -> Ruling {
     let mut ruling = Ruling { is_closed: memory.close.obeyed.is_some(), ..Ruling::default() };
     let Some(over) = memory.close.over else { return ruling };
     ruling.is_ending = true;
+    // Claimed elsewhere meanwhile: nothing opens on that any more.
+    if memory.own.as_ref().is_none_or(|own| learn::is_behind(own, memory)) {
+        return ruling;
+    }
     let seen = facts.own.seen.as_ref();
     let expired = seen.and_then(|seen| row(&seen.read, &facts.place.region)).filter(|row| !row.is_released);
     let is_replica = |other: &Database| other.fresh().is_some_and(|seen| seen.read.channels != Some(0));

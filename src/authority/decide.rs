@@ -377,3 +377,10 @@ fn alarms(facts: &Facts, decision: &Decision, is_stuck: bool) -> Vec<Alarm> {
     }
     alarms
 }
+
+#[cfg(test)]
+pub(super) mod bench;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use super::claim::NewRow;
 use super::closing::Ruling;
 use super::decide::{Decision, Records};
 use super::facts::{Applied, Facts};
+use super::learn;
 use super::memory::Memory;
 
 /// The gate to be: whether the marker `fenced` stands.
@@ -106,6 +107,11 @@ pub(super) fn table(
     // Nothing opens on what was seen before.
     if outputs.gate == Gate::Open && facts.own.fresh().is_none() {
         outputs.gate = Gate::Keep;
+    }
+    // Nor while an epoch is known that may end what was judged.
+    let is_behind = memory.own.as_ref().is_some_and(|own| learn::is_behind(own, memory));
+    if state == State::Owner && is_behind && !ruling.is_closed {
+        outputs = Outputs { gate: Gate::Keep, writer: Target::Keep, ..outputs };
     }
     // Cleared the moment a higher epoch is known, before anything else is judged.
     outputs.promoted &= memory.known.as_ref().is_some_and(|known| known.region == place.region);

@@ -1,0 +1,1 @@
+//! Laws that hold whatever the sources say and in whatever order.
