@@ -1,0 +1,292 @@
+//! The two-region protocol as a model: everything that may happen within a budget of faults, in every order, around the
+//! product's own decision.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::print_stdout, reason = "how many states there were is shown with --nocapture")]
+#![allow(unreachable_pub, missing_debug_implementations, reason = "nothing outside reaches into a test")]
+
+mod acts;
+mod dns;
+mod explore;
+mod laws;
+mod turn;
+mod world;
+
+use acts::{Fault, after, begin};
+use explore::Scenario;
+use turn::Rules;
+use world::{Dns, H, P, World};
+
+use Fault::{
+    Claim, Close, Crash, DbDown, Demote, Expire, Init, Misconfigure, NoInsert, Partition, Promote, Reboot, Rebuild,
+    Release, Replace, RestoreOld, RestoreOther, RestoreOwn,
+};
+
+/// A scenario from `begin` with these faults, `left` of them in all.
+fn scenario(name: &'static str, begin: World, faults: &'static [(Fault, u8)], left: u8) -> Scenario {
+    let rules = Rules::default();
+    let (reached, always) = (|_: &World| true, |_: &World| true);
+    Scenario { name, begin, rules, faults, left, limit: 60_000, settle: 64, reached, always }
+}
+
+fn holds(scenario: &Scenario) {
+    match scenario.explore() {
+        Ok(report) => println!(
+            "{}: {} states, {} transitions{}",
+            scenario.name,
+            report.states,
+            report.transitions,
+            if report.is_complete { "" } else { ", stopped" }
+        ),
+        Err(told) => panic!("{told}"),
+    }
+}
+
+const STEPWISE: Rules = Rules { no_tags: false, stepwise: true, slow_reads: false };
+const SLOW: Rules = Rules { no_tags: false, stepwise: false, slow_reads: true };
+const NO_TAGS: Rules = Rules { no_tags: true, stepwise: false, slow_reads: false };
+
+/// Home owns epoch 1, the peer replicates.
+fn ordinary(home: usize, peer: usize) -> World {
+    begin([home, peer], true)
+}
+
+/// The peer was promoted: it owns epoch 2, and home is fenced.
+fn promoted(home: usize, peer: usize) -> World {
+    after(ordinary(home, peer), &[(Promote, P)])
+}
+
+/// The peer owns epoch 2, and home's database is a new replica of it.
+fn rebuilt(home: usize, peer: usize) -> World {
+    after(promoted(home, peer), &[(Rebuild, H)])
+}
+
+fn owned_by_peer(world: &World) -> bool {
+    world.db[P].epoch == 2 && world.written_to() == [false, true]
+}
+
+fn owned_by_home_again(world: &World) -> bool {
+    world.db[H].epoch == 3 && world.written_to() == [true, false]
+}
+
+fn all_spent(world: &World) -> bool {
+    world.left == 0
+}
+
+#[test]
+fn t1_an_ordinary_primary_claims_nothing() {
+    let mut it = scenario("T1", ordinary(2, 1), &[(DbDown, 1), (Reboot, 1), (Replace, 1), (Crash, 1)], 2);
+    it.reached = all_spent;
+    it.always = |world| world.written == 1;
+    holds(&it);
+}
+
+#[test]
+fn t2_a_database_restored_in_place_claims_nothing() {
+    let mut it = scenario("T2", ordinary(1, 1), &[(RestoreOwn, 1), (Promote, 1)], 2);
+    it.reached = |world| world.db[H].server == 3 && owned_by_peer(world);
+    it.always = |world| world.db[H].epoch == 1;
+    holds(&it);
+}
+
+#[test]
+fn t3_two_agents_write_one_row() {
+    let mut it = scenario("T3", ordinary(1, 2), &[(Promote, 1)], 1);
+    it.rules = STEPWISE;
+    it.reached = owned_by_peer;
+    it.always = |world| world.written <= 2;
+    holds(&it);
+}
+
+#[test]
+fn t4_an_old_identity_that_was_a_replica_again_is_claimed() {
+    let mut it = scenario("T4", promoted(1, 1), &[(Demote, 1), (Promote, 1)], 2);
+    it.reached = owned_by_home_again;
+    holds(&it);
+}
+
+#[test]
+fn t5_a_promotion_that_cannot_be_claimed_opens_nothing() {
+    let mut it = scenario("T5", ordinary(1, 1), &[(NoInsert, 1), (DbDown, 1), (Promote, 1)], 3);
+    it.reached = |world| world.db[P].no_insert && world.db[P].is_primary() && world.db[H].up;
+    holds(&it);
+}
+
+#[test]
+fn t6_a_fenced_instance_that_is_replaced_stays_closed() {
+    let mut it = scenario("T6", promoted(1, 1), &[(Replace, 1), (Partition, 1), (Reboot, 1)], 3);
+    it.reached = all_spent;
+    it.always = |world| !world.written_to()[H];
+    holds(&it);
+}
+
+#[test]
+fn t6_with_the_members_alone_to_tell() {
+    let mut it = scenario("T6, no tags", promoted(2, 1), &[(Replace, 1), (Partition, 1), (DbDown, 1)], 3);
+    it.rules = NO_TAGS;
+    it.reached = all_spent;
+    it.always = |world| !world.written_to()[H];
+    holds(&it);
+}
+
+#[test]
+fn t7_no_instance_writes_before_its_first_decision() {
+    let mut it = scenario("T7", promoted(2, 1), &[(Replace, 2), (Reboot, 2)], 2);
+    it.reached = all_spent;
+    it.always = |world| !world.written_to()[H];
+    holds(&it);
+}
+
+#[test]
+fn t8_a_release_is_a_claim() {
+    let mut it = scenario("T8", promoted(1, 1), &[(Release, 1), (Claim, 1)], 2);
+    it.reached = owned_by_home_again;
+    holds(&it);
+}
+
+#[test]
+fn t9_no_epoch_is_known_before_its_row_is_written() {
+    let mut it = scenario("T9", ordinary(1, 1), &[(Promote, 1), (NoInsert, 1), (Misconfigure, 2)], 3);
+    it.reached = all_spent;
+    holds(&it);
+}
+
+#[test]
+fn t10_a_copy_of_the_others_database_is_not_claimed() {
+    let mut it = scenario("T10", promoted(1, 1), &[(RestoreOther, 1), (Replace, 1), (Reboot, 1)], 3);
+    it.reached = |world| world.db[H].epoch == 2 && world.db[H].is_primary();
+    it.always = |world| world.written == 2;
+    holds(&it);
+}
+
+#[test]
+fn t11_a_new_owner_opens_behind_the_old_one() {
+    let mut it = scenario("T11", ordinary(2, 1), &[(Promote, 1)], 1);
+    it.rules = SLOW;
+    it.reached = owned_by_peer;
+    holds(&it);
+}
+
+#[test]
+fn t12_no_member_still_writes_across_when_another_opens() {
+    let mut it = scenario("T12", ordinary(1, 2), &[(Promote, 1), (Replace, 1), (Reboot, 1)], 2);
+    it.reached = owned_by_peer;
+    holds(&it);
+}
+
+#[test]
+fn t13_the_name_does_not_return_while_the_peer_owns() {
+    let mut begin = ordinary(1, 1);
+    begin.dns = Some(Dns { home_healthy: true, ..Dns::default() });
+    let mut it = scenario("T13", begin, &[(Partition, 1), (Promote, 1), (DbDown, 1), (Reboot, 1), (Crash, 1)], 4);
+    it.reached = |world| !world.link && world.dns.is_some_and(|dns| dns.at_peer) && world.left == 0;
+    it.limit = 150_000;
+    holds(&it);
+}
+
+#[test]
+fn t14_taking_over_does_not_end_on_what_was_known_before() {
+    let mut it = scenario("T14", rebuilt(1, 1), &[(Promote, 1), (Claim, 1)], 2);
+    it.rules = SLOW;
+    it.reached = |world| world.db[P].epoch == 4 && world.written_to() == [false, true];
+    holds(&it);
+}
+
+#[test]
+fn t15_an_order_and_a_promotion_apart_write_no_tie() {
+    let mut it = scenario("T15", ordinary(1, 1), &[(Partition, 1), (Promote, 1), (Claim, 1), (RestoreOwn, 1)], 4);
+    it.reached = |world| world.db[P].epoch == 2 && world.left == 0;
+    it.always = |world| world.db[H].epoch != world.db[P].epoch || world.db[H].row_server == world.db[P].row_server;
+    holds(&it);
+}
+
+#[test]
+fn a_promotion_with_two_agents_a_region() {
+    let mut it = scenario("promotion, 2+2", ordinary(2, 2), &[(Promote, 1)], 1);
+    it.reached = owned_by_peer;
+    holds(&it);
+}
+
+#[test]
+fn a_planned_failback_loses_nothing() {
+    let faults = &[(Close, 1), (Expire, 1), (Promote, 1), (Release, 1)];
+    let mut it = scenario("failback, 1+1", rebuilt(1, 1), faults, 4);
+    it.rules = SLOW;
+    it.reached = |world| owned_by_home_again(world) && world.promised.is_some();
+    holds(&it);
+}
+
+#[test]
+fn a_planned_failback_with_reboots_and_failures() {
+    let faults = &[(Close, 1), (Expire, 1), (Promote, 1), (DbDown, 1), (Reboot, 1), (Crash, 1), (Partition, 1)];
+    let mut it = scenario("failback, faults", rebuilt(1, 1), faults, 4);
+    it.reached = owned_by_home_again;
+    it.limit = 120_000;
+    holds(&it);
+}
+
+#[test]
+fn a_planned_failback_with_two_agents_a_region() {
+    let mut it = scenario("failback, 2+2", rebuilt(2, 2), &[(Close, 1), (Expire, 1), (Promote, 1)], 3);
+    it.reached = owned_by_home_again;
+    holds(&it);
+}
+
+#[test]
+fn the_first_row_cuts_no_session() {
+    let mut it = scenario("init", begin([2, 1], false), &[(Init, 1)], 1);
+    it.reached = |world| world.agents.iter().all(|agent| agent.memory.get().known_epoch() == 1);
+    it.always = |world| world.agents.iter().all(|agent| agent.users_write_to(H));
+    holds(&it);
+}
+
+#[test]
+fn instances_join_while_the_first_row_is_written() {
+    let mut it = scenario("init, joiners", begin([1, 1], false), &[(Init, 1), (Replace, 1), (Reboot, 1), (Promote, 1)], 4);
+    it.reached = owned_by_peer;
+    holds(&it);
+}
+
+#[test]
+fn an_agent_dies_between_two_steps() {
+    let mut it = scenario("crash between steps", ordinary(1, 1), &[(Promote, 1), (Crash, 1), (Reboot, 1)], 3);
+    it.rules = STEPWISE;
+    it.reached = owned_by_peer;
+    holds(&it);
+}
+
+#[test]
+fn roles_are_swapped_and_swapped_again() {
+    let mut it = scenario("role swap", promoted(1, 1), &[(Rebuild, 2), (Promote, 2)], 4);
+    it.reached = |world| world.db[P].epoch == 4;
+    holds(&it);
+}
+
+#[test]
+fn a_backup_from_before_the_claim_stays_closed() {
+    let mut it = scenario("R8", promoted(1, 1), &[(RestoreOld, 1), (Claim, 1), (Reboot, 1)], 3);
+    it.reached = |world| world.db[P].epoch == 4;
+    holds(&it);
+}
+
+#[test]
+fn anything_at_once() {
+    let faults = &[
+        (DbDown, 1),
+        (Promote, 2),
+        (Rebuild, 1),
+        (Misconfigure, 1),
+        (RestoreOwn, 1),
+        (RestoreOther, 1),
+        (Partition, 1),
+        (Crash, 1),
+        (Reboot, 1),
+        (Replace, 1),
+        (Close, 1),
+        (Expire, 1),
+        (Release, 1),
+        (Claim, 1),
+    ];
+    let mut it = scenario("anything, 1+1", ordinary(1, 1), faults, 3);
+    it.limit = 200_000;
+    holds(&it);
+}
