@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::database::Read;
+use super::database::{Kind, Read};
 use super::outputs::RegionRule;
 use super::{Claim, State, epoch};
 use crate::clock::BootTime;
@@ -60,8 +60,9 @@ pub struct Run {
 pub struct Own {
     /// The newest row; `None`, epoch 0, without one.
     pub claim: Option<Claim>,
-    /// The epoch on which that was claimed; 0 for the first row.
-    pub parent: u64,
+    /// That is the first row of all, by `init`: it took nothing from anybody.
+    #[serde(default)]
+    pub is_first: bool,
     pub server: String,
     pub shows: Shows,
     /// The highest epoch above its own that is recorded in it as superseding this region.
@@ -146,7 +147,7 @@ impl Own {
         let superseded = read.tables.iter().flat_map(|tables| &tables.superseded);
         Self {
             claim: newest.map(|row| row.claim.clone()),
-            parent: newest.map_or(0, |row| row.parent),
+            is_first: newest.is_some_and(|row| row.kind == Kind::Init),
             server: read.server.clone(),
             shows: Shows::of(read),
             superseded: superseded

@@ -69,7 +69,7 @@ pub(super) fn table(
     let others = if other_serves { Target::Region(place.other.clone()) } else { Target::Nobody };
     let of_group = facts.group.region_closed().map(|_| RegionRule::Group);
     let row = |gate, writer, reader, region, promoted| Outputs { gate, writer, reader, region, promoted };
-    let is_first = memory.own.as_ref().is_some_and(|own| own.parent == 0);
+    let is_first = memory.own.as_ref().is_some_and(|own| own.is_first);
     let mut outputs = match state {
         State::Boot if memory.known.is_none() => row(Gate::Keep, Target::Keep, Target::Keep, RegionRule::Group, false),
         State::Boot => row(Gate::Keep, Target::Keep, Target::Keep, RegionRule::Closed, false),

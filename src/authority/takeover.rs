@@ -38,7 +38,7 @@ pub(super) fn awaited(facts: &Facts, own: &Own, since: BootTime) -> Vec<Awaited>
         awaited.push(Awaited::FreshReads);
     }
     // The first row takes nothing from anybody.
-    if own.parent == 0 {
+    if own.is_first {
         return awaited;
     }
     let waited = facts.now.since(since);

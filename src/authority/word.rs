@@ -49,8 +49,9 @@ pub struct OwnWord {
     /// The region that the newest row names.
     #[serde(default)]
     pub region: Option<String>,
+    /// That row is `init`'s.
     #[serde(default)]
-    pub parent: u64,
+    pub first: bool,
     #[serde(default)]
     pub server: String,
     pub role: Shows,
@@ -115,7 +116,7 @@ impl OwnWord {
         Self {
             epoch: own.epoch(),
             region: own.claim.as_ref().map(|claim| claim.region.clone()),
-            parent: own.parent,
+            first: own.is_first,
             server: own.server.clone(),
             role: own.shows,
         }
@@ -133,7 +134,7 @@ impl OwnWord {
     pub fn own(&self) -> Own {
         Own {
             claim: self.claim(),
-            parent: self.parent,
+            is_first: self.first,
             server: self.server.clone(),
             shows: self.role,
             superseded: None,

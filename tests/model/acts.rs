@@ -28,8 +28,10 @@ pub enum Fault {
     /// A region's database stops; it comes back by `DbUp`.
     DbDown,
     DbUp,
-    /// The replica becomes writable, its channel goes.
+    /// The replica becomes writable, its channel goes, at once.
     Promote,
+    /// The same as it is: it takes longer than a poll of every agent.
+    PromoteSlowly,
     /// A region's database is made again as a replica of the other one, under a new identity.
     Rebuild,
     /// The same under the old identity.
@@ -66,10 +68,11 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DbDown,
         Self::DbUp,
         Self::Promote,
+        Self::PromoteSlowly,
         Self::Rebuild,
         Self::Demote,
         Self::RestoreOther,
@@ -175,9 +178,12 @@ fn is_possible(world: &World, fault: Fault, place: usize) -> bool {
     match fault {
         Fault::DbDown => db.is_some_and(|db| db.up),
         Fault::DbUp => db.is_some_and(|db| !db.up),
-        Fault::Promote => db.is_some_and(|db| db.up && db.channel && !db.writable && db.busy == 0),
+        Fault::Promote | Fault::PromoteSlowly => {
+            db.is_some_and(|db| db.up && db.channel && !db.writable && db.busy == 0)
+        }
         Fault::Rebuild | Fault::Demote => {
-            world.link && db.is_some_and(|db| db.busy == 0) && other.is_some_and(Db::is_primary)
+            // To rebuild takes longer than a poll of every agent.
+            world.link && world.db.iter().all(|db| db.busy == 0) && db.is_some() && other.is_some_and(Db::is_primary)
         }
         Fault::RestoreOther => world.link && db.is_some_and(|db| db.busy == 0) && other.is_some_and(|other| other.up),
         Fault::RestoreOwn | Fault::RestoreOld => db.is_some_and(Db::is_primary),
@@ -230,9 +236,10 @@ fn happen(world: &mut World, fault: Fault, place: usize, rules: Rules) -> bool {
             world.promised = None;
         }
         Fault::DbUp => world.db[place].up = true,
-        Fault::Promote => {
+        Fault::Promote | Fault::PromoteSlowly => {
             let db = &mut world.db[place];
-            *db = Db { writable: true, channel: false, busy: 2, unanswered: true, ..*db };
+            let at_once = fault == Fault::Promote;
+            *db = Db { writable: at_once, channel: false, busy: 2, unanswered: at_once, promoting: !at_once, ..*db };
             let is_closed = matches!(world.db[1 - place].close[1 - place], Close::InForce(_) | Close::Expired(_));
             if is_closed && world.db[1 - place].is_primary() && world.link && world.written_to() == [false; 2] {
                 world.promised = Some(place);

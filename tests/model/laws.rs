@@ -33,8 +33,11 @@ pub fn check(before: &World, act: Act, turn: Option<&Turn>, after: &World) -> Re
         let db = &after.db[is.region];
         let is_fenced = db.superseded[is.region] > db.epoch && !db.channel;
         let has_read = was.held.is_none() && db.up;
-        if is_fenced && has_read && is.queue.is_empty() && (!is.fenced || is.writers[is.region]) {
-            return Err("superseded stays closed: its own database says so, and it is open".to_owned());
+        if is_fenced && has_read && is.queue.is_empty() {
+            let has_decided = is.memory.get().state != State::Boot;
+            if is.users_write_to(is.region) || (has_decided && (!is.fenced || is.writers[is.region])) {
+                return Err("superseded stays closed: its own database says so, and it is open".to_owned());
+            }
         }
         if turn.decision.claim.is_ok() && !(db.was_replica || !db.up) && was.held.is_none() {
             return Err("two signals: a claim for what never replicated".to_owned());

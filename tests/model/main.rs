@@ -17,7 +17,7 @@ use turn::Rules;
 use world::{Dns, H, P, World};
 
 use Fault::{
-    Claim, Close, Crash, DbDown, Demote, Expire, Init, Misconfigure, NoInsert, Partition, Promote, Reboot, Rebuild,
+    Claim, Close, Crash, DbDown, Demote, Expire, Init, Misconfigure, NoInsert, Partition, Promote, PromoteSlowly, Reboot, Rebuild,
     Release, Replace, RestoreOld, RestoreOther, RestoreOwn,
 };
 
@@ -208,7 +208,7 @@ fn a_promotion_with_two_agents_a_region() {
 
 #[test]
 fn a_planned_failback_loses_nothing() {
-    let faults = &[(Close, 1), (Expire, 1), (Promote, 1), (Release, 1)];
+    let faults = &[(Close, 1), (Expire, 1), (PromoteSlowly, 1), (Release, 1)];
     let mut it = scenario("failback, 1+1", rebuilt(1, 1), faults, 4);
     it.rules = SLOW;
     it.reached = |world| owned_by_home_again(world) && world.promised.is_some();
@@ -217,7 +217,7 @@ fn a_planned_failback_loses_nothing() {
 
 #[test]
 fn a_planned_failback_with_reboots_and_failures() {
-    let faults = &[(Close, 1), (Expire, 1), (Promote, 1), (DbDown, 1), (Reboot, 1), (Crash, 1), (Partition, 1)];
+    let faults = &[(Close, 1), (Expire, 1), (PromoteSlowly, 1), (DbDown, 1), (Reboot, 1), (Crash, 1), (Partition, 1)];
     let mut it = scenario("failback, faults", rebuilt(1, 1), faults, 4);
     it.reached = owned_by_home_again;
     it.limit = 120_000;
@@ -226,7 +226,7 @@ fn a_planned_failback_with_reboots_and_failures() {
 
 #[test]
 fn a_planned_failback_with_two_agents_a_region() {
-    let mut it = scenario("failback, 2+2", rebuilt(2, 2), &[(Close, 1), (Expire, 1), (Promote, 1)], 3);
+    let mut it = scenario("failback, 2+2", rebuilt(2, 2), &[(Close, 1), (Expire, 1), (PromoteSlowly, 1)], 3);
     it.reached = owned_by_home_again;
     holds(&it);
 }
@@ -248,8 +248,9 @@ fn instances_join_while_the_first_row_is_written() {
 
 #[test]
 fn an_agent_dies_between_two_steps() {
-    let mut it = scenario("crash between steps", ordinary(1, 1), &[(Promote, 1), (Crash, 1), (Reboot, 1)], 3);
+    let mut it = scenario("crash between steps", ordinary(1, 1), &[(Promote, 1), (Crash, 1), (Reboot, 1)], 2);
     it.rules = STEPWISE;
+    it.limit = 150_000;
     it.reached = owned_by_peer;
     holds(&it);
 }

@@ -250,6 +250,7 @@ pub fn insert(world: &mut World, region: usize, row: &NewRow) -> bool {
     *db = Db {
         epoch: small(row.epoch),
         parent: small(row.parent),
+        row_kind: row.kind,
         row_server: db.server,
         unanswered: false,
         ..*db

@@ -61,7 +61,9 @@ pub struct Db {
     pub server: u8,
     /// The newest row.
     pub epoch: u8,
+    /// The epoch before it, for a backup from then.
     pub parent: u8,
+    pub row_kind: Kind,
     pub row_server: u8,
     /// The highest epoch that superseded each region, as recorded here.
     pub superseded: [u8; 2],
@@ -76,6 +78,8 @@ pub struct Db {
     pub no_insert: bool,
     /// A promotion that no row has answered yet.
     pub unanswered: bool,
+    /// It is being promoted: no replica any more, and not writable yet.
+    pub promoting: bool,
 }
 
 /// One agent and its machine.
@@ -166,6 +170,7 @@ impl Db {
             server,
             epoch: 0,
             parent: 0,
+            row_kind: Kind::Init,
             row_server: 0,
             superseded: [0, 0],
             roll: [0, 0],
@@ -174,6 +179,7 @@ impl Db {
             was_replica: false,
             no_insert: false,
             unanswered: false,
+            promoting: false,
         }
     }
 
@@ -187,6 +193,7 @@ impl Db {
             was_replica: true,
             no_insert: false,
             unanswered: false,
+            promoting: false,
             busy: 2,
             ..*source
         }
@@ -194,8 +201,19 @@ impl Db {
 
     /// Takes over the data of its source.
     pub fn replicate(&mut self, source: &Self) {
-        let Self { up, writable, channel, server, busy, was_replica, no_insert, unanswered, .. } = *self;
-        *self = Self { up, writable, channel, server, busy, was_replica, no_insert, unanswered, ..*source };
+        let Self { up, writable, channel, server, busy, was_replica, no_insert, unanswered, promoting, .. } = *self;
+        *self = Self {
+            up,
+            writable,
+            channel,
+            server,
+            busy,
+            was_replica,
+            no_insert,
+            unanswered,
+            promoting,
+            ..*source
+        };
     }
 
     pub fn read(&self) -> Read {
@@ -204,7 +222,7 @@ impl Db {
             claim,
             parent: u64::from(self.parent),
             server: name(self.row_server),
-            kind: if self.parent == 0 { Kind::Init } else { Kind::Promotion },
+            kind: self.row_kind,
             since: time,
         });
         let superseded = (0..2).filter_map(|region| {
@@ -461,6 +479,9 @@ impl World {
         }
         for db in &mut self.db {
             db.busy = db.busy.saturating_sub(1);
+            if db.promoting && db.busy == 0 {
+                *db = Db { promoting: false, writable: true, unanswered: true, busy: 2, ..*db };
+            }
         }
         let excused = !self.link || self.agents.iter().any(|agent| !agent.up);
         self.calm = if excused { 0 } else { (self.calm + 1).min(CALM) };

@@ -65,7 +65,7 @@ pub(crate) fn word(state: State, epoch: u64) -> Word {
 
 pub(crate) fn own_word(epoch: u64, role: super::Shows) -> OwnWord {
     let region = (epoch > 0).then(|| claim(epoch).region);
-    OwnWord { epoch, region, parent: epoch.saturating_sub(1), server: "s".to_owned(), role }
+    OwnWord { epoch, region, first: epoch == 1, server: "s".to_owned(), role }
 }
 
 /// One agent in its world.
