@@ -10,8 +10,8 @@ use super::closing;
 use super::database::Unread;
 use super::facts::{Facts, Seen};
 use super::learn::{self, Basis};
-use super::memory::{Memory, Own, Shows};
-use super::outputs::{self, Gate, RegionRule, Target};
+use super::memory::{Latch, Memory, Own, Shows};
+use super::outputs::{self, Across, Gate, RegionRule, Target};
 use super::takeover;
 use super::why::{Alarm, Awaited, Contradiction, Reason};
 use super::{Claim, Role, State, epoch};
@@ -92,8 +92,8 @@ pub fn decide(facts: &Facts, memory: &Memory) -> Decision {
         memory.took_over = memory.own.as_ref().map_or(0, Own::epoch);
     }
     let ruling = closing::own(facts, &mut memory, state);
-    let other_serves = other_serves(facts, &mut memory, state, &mut why);
-    let table = outputs::table(facts, &memory, (before, state), &ruling, other_serves);
+    let across = across(facts, &mut memory, state, &mut why);
+    let table = outputs::table(facts, &memory, (before, state), &ruling, across);
     memory.region = table.region;
     memory.promoted = table.promoted;
     if ruling.is_closed {
@@ -261,11 +261,17 @@ impl Judge<'_> {
     }
 }
 
-/// Whether this region's apps may write to the other region's database.
-fn other_serves(facts: &Facts, memory: &mut Memory, state: State, why: &mut Vec<Reason>) -> bool {
-    if !matches!(state, State::Standby | State::Superseded) {
-        memory.other_close = super::memory::Latch::default();
-        return false;
+/// What the other region's database is to this region's apps. Its planned close binds whoever may be writing there.
+fn across(facts: &Facts, memory: &mut Memory, state: State, why: &mut Vec<Reason>) -> Across {
+    match state {
+        State::Standby | State::Superseded => {}
+        State::Boot | State::Ambiguous => {
+            return Across { is_closing: closing::other(facts, memory), ..Across::default() };
+        }
+        State::Uninitialised | State::Unclaimed | State::OwnerPending | State::Owner => {
+            memory.other_close = Latch::default();
+            return Across::default();
+        }
     }
     let known = memory.known_epoch();
     let is_known_other = memory.known.as_ref().is_some_and(|known| known.region == facts.place.other);
@@ -278,7 +284,7 @@ fn other_serves(facts: &Facts, memory: &mut Memory, state: State, why: &mut Vec<
         (true, false) => Reason::OtherIsOwner,
         (false, _) => Reason::OtherIsNotOwner,
     });
-    is_owner && !is_closing
+    Across { is_owner, is_closing }
 }
 
 fn role(facts: &Facts, memory: &Memory, state: State) -> Role {

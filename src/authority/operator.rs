@@ -185,3 +185,100 @@ fn row(facts: &Facts, own: Own, base: u64, kind: Kind) -> NewRow {
         kind,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::State;
+    use crate::authority::decide::bench::{Bench, claim as epoch_of, closing, read, replica, superseded};
+    use crate::authority::facts::Across;
+
+    fn uninitialised() -> Bench {
+        let mut bench = Bench::resumed("h", State::Uninitialised, 0);
+        bench.own(read("t", 0)).other(replica("s", 0)).proof(0, false).members(&[]);
+        bench
+    }
+
+    fn owner() -> Bench {
+        let mut bench = Bench::resumed("p", State::Owner, 2);
+        bench.own(read("s", 2)).other(replica("t", 2)).proof(2, false).members(&[]);
+        bench
+    }
+
+    #[test]
+    fn init_writes_the_first_row_once_and_only_where_the_data_is() {
+        let mut bench = uninitialised();
+        let decision = bench.decide();
+        let row = init(&bench.facts, &decision, false).unwrap();
+        assert_eq!((row.epoch, row.parent, row.kind), (1, 0, Kind::Init));
+        for (other, refused) in [(Some(read("s", 0)), Refused::OtherWritable), (None, Refused::OtherUnread)] {
+            bench.other(other);
+            let decision = bench.decide();
+            assert_eq!(init(&bench.facts, &decision, false), Err(refused));
+            assert!(init(&bench.facts, &decision, true).is_ok(), "a person may know better");
+        }
+        bench.other(replica("s", 1));
+        let decision = bench.decide();
+        assert_eq!(
+            init(&bench.facts, &decision, true),
+            Err(Refused::AlreadyInitialised),
+            "nobody knows better than a row"
+        );
+        let mut bench = uninitialised();
+        let decision = bench.own(replica("t", 0)).decide();
+        assert_eq!(init(&bench.facts, &decision, true), Err(Refused::NotWritable));
+        let decision = bench.own(None).decide();
+        assert_eq!(init(&bench.facts, &decision, true), Err(Refused::Unread));
+    }
+
+    #[test]
+    fn a_claim_is_above_everything_known() {
+        let mut bench = Bench::resumed("h", State::Superseded, 4);
+        bench.own(superseded(read("t", 1), "h", 1, 2)).other(None).across(Across::Silent).members(&[]);
+        let decision = bench.decide();
+        let row = claim(&bench.facts, &decision).unwrap();
+        assert_eq!((row.epoch, row.parent, row.kind), (5, 1, Kind::Claim));
+        assert_eq!(release(&bench.facts, &decision), Ok(Release::Claim(row)), "there is no way around an epoch");
+        assert_eq!(close(&bench.facts, &decision), Err(Refused::NotOwner));
+        let mut bench = uninitialised();
+        let decision = bench.decide();
+        assert_eq!(claim(&bench.facts, &decision), Err(Refused::NotInitialised));
+        let mut bench = owner();
+        let decision = bench.decide();
+        assert_eq!(claim(&bench.facts, &decision), Err(Refused::AlreadyOwner));
+    }
+
+    #[test]
+    fn a_release_ends_a_close_where_that_is_all_that_closes() {
+        let mut bench = owner();
+        let decision = bench.decide();
+        assert_eq!(release(&bench.facts, &decision), Err(Refused::NothingToRelease));
+        assert_eq!(close(&bench.facts, &decision), Ok(()));
+        let closed = closing(read("s", 2), "p", true);
+        let until = closed.tables.as_ref().unwrap().closing[0].until;
+        let decision = bench.own(closed).decide();
+        assert_eq!(release(&bench.facts, &decision), Ok(Release::EndClose(until)));
+        assert_eq!(decision.memory.known, Some(epoch_of(2)));
+    }
+
+    #[test]
+    fn a_close_is_done_when_nobody_writes_anywhere_and_the_replica_has_all() {
+        let mut bench = owner();
+        bench.own(closing(read("s", 2), "p", true));
+        let decision = bench.decide();
+        let begun = Progress::of(&bench.facts, &decision, "i-me");
+        assert_eq!((begun.open.as_slice(), begun.is_done()), (["i-me".to_owned()].as_slice(), false));
+        bench.facts.applied.gate_closed = true;
+        bench.facts.applied.writers.clear();
+        let Some(Across::Verified(proof)) =
+            bench.facts.across.as_mut().and_then(|a| Some(&mut a.last.as_mut()?.answer))
+        else {
+            panic!("the other region answers");
+        };
+        proof.writer = NOBODY.to_owned();
+        let decision = bench.decide();
+        assert!(Progress::of(&bench.facts, &decision, "i-me").is_done());
+        bench.facts.applied.old_writer_sessions = 1;
+        assert!(!Progress::of(&bench.facts, &decision, "i-me").is_done());
+    }
+}

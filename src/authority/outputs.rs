@@ -55,18 +55,25 @@ pub(super) struct Outputs {
     pub(super) promoted: bool,
 }
 
-/// The table. `before` is the state of the last decision, `other_serves` whether the other region's database may be
-/// written to.
+/// What the other region's database is to this region's apps.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Across {
+    pub(super) is_owner: bool,
+    pub(super) is_closing: bool,
+}
+
+/// The table. `before` is the state of the last decision.
 pub(super) fn table(
     facts: &Facts,
     memory: &Memory,
     (before, state): (State, State),
     ruling: &Ruling,
-    other_serves: bool,
+    across: Across,
 ) -> Outputs {
     let place = &facts.place;
     let mine = || Target::Region(place.region.clone());
-    let others = if other_serves { Target::Region(place.other.clone()) } else { Target::Nobody };
+    let others =
+        if across.is_owner && !across.is_closing { Target::Region(place.other.clone()) } else { Target::Nobody };
     let of_group = facts.group.region_closed().map(|_| RegionRule::Group);
     let row = |gate, writer, reader, region, promoted| Outputs { gate, writer, reader, region, promoted };
     let is_first = memory.own.as_ref().is_some_and(|own| own.is_first);
@@ -98,6 +105,11 @@ pub(super) fn table(
             row(Gate::Keep, Target::Keep, Target::Keep, region, memory.promoted)
         }
     };
+    // What stays as it was does not go on writing where a planned close is in force.
+    let writes_across = facts.applied.writers.contains(&place.other);
+    if outputs.writer == Target::Keep && state != State::Boot && across.is_closing && writes_across {
+        outputs.writer = Target::Nobody;
+    }
     if ruling.is_closed {
         outputs = Outputs { gate: Gate::Closed, writer: Target::Nobody, region: RegionRule::Closed, ..outputs };
     }

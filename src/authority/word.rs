@@ -203,3 +203,89 @@ fn region_writer(facts: &Facts) -> &str {
     let members = facts.group.members.iter().map(|member| member.word.as_ref().map_or(region, |word| &word.writer));
     iter::once(writer(facts)).chain(members).find(|writer| *writer != NOBODY).unwrap_or(NOBODY)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::decide::bench::{Bench, closing, read, replica, word};
+    use crate::authority::facts::Across;
+
+    /// The owner of epoch 2 in `p`, whose gate is closed by hand.
+    fn shut() -> Bench {
+        let mut bench = Bench::resumed("p", State::Owner, 2);
+        bench.facts.applied.gate_closed = true;
+        bench.own(read("s", 2)).other(None).across(Across::Silent).members(&[]);
+        bench
+    }
+
+    fn is_closed(bench: &mut Bench) -> bool {
+        let decision = bench.decide();
+        Word::of(&decision, &bench.facts).closed
+    }
+
+    #[test]
+    fn an_owner_is_closed_by_a_close_in_force_and_by_nothing_else() {
+        assert!(!is_closed(&mut shut()), "it is about to open");
+        assert!(is_closed(shut().own(closing(read("s", 2), "p", true))));
+        assert!(!is_closed(shut().own(closing(read("s", 2), "p", false))), "it is about to end");
+        let mut open = shut();
+        open.facts.applied.gate_closed = false;
+        assert!(!is_closed(open.own(closing(read("s", 2), "p", true))), "obeyed, but not carried out yet");
+    }
+
+    #[test]
+    fn who_is_superseded_is_closed_when_its_gate_or_its_writer_is() {
+        let mut bench = Bench::resumed("h", State::Superseded, 2);
+        bench.own(read("t", 1)).other(read("s", 2)).proof(2, false).members(&[]);
+        assert!(!is_closed(&mut bench));
+        bench.facts.applied.writers.clear();
+        assert!(is_closed(&mut bench));
+        bench.memory.state = State::Boot;
+        bench.own(None);
+        assert!(!is_closed(&mut bench), "it has not decided");
+    }
+
+    #[test]
+    fn a_region_is_closed_and_writes_nowhere_when_that_is_true_of_all() {
+        let mut bench = Bench::resumed("h", State::Superseded, 2);
+        bench.facts.applied.writers.clear();
+        bench.own(read("t", 1)).other(read("s", 2)).proof(2, false);
+        let closed = Word { closed: true, ..word(State::Superseded, 4) };
+        let open = Word { writer: "h".to_owned(), ..word(State::Owner, 1) };
+        let proof = |bench: &mut Bench, words: &[Word]| {
+            let decision = bench.members(words).decide();
+            Proof::of(&decision, &bench.facts)
+        };
+        let told = proof(&mut bench, std::slice::from_ref(&closed));
+        assert_eq!(
+            (told.closed, told.writer.as_str(), told.epoch, told.owner.as_deref()),
+            (true, "none", 1, Some("h"))
+        );
+        assert_eq!((told.known.map(|known| known.epoch), told.fresh), (Some(4), true));
+        let told = proof(&mut bench, &[closed, open]);
+        assert_eq!((told.closed, told.writer.as_str()), (false, "h"));
+        // A member of a release that does not know of authority.
+        bench.facts.group.members[1].word = None;
+        let decision = bench.decide();
+        let told = Proof::of(&decision, &bench.facts);
+        assert_eq!((told.closed, told.writer.as_str()), (false, "h"));
+    }
+
+    #[test]
+    fn the_highest_epoch_is_told_while_the_database_is_down() {
+        let mut bench = Bench::resumed("p", State::Standby, 1);
+        bench.own(replica("s", 2)).decide();
+        let decision = bench.own(None).decide();
+        let told = Proof::of(&decision, &bench.facts);
+        assert_eq!((told.epoch, told.owner.as_deref(), told.fresh), (2, Some("p"), false));
+    }
+
+    #[test]
+    fn what_another_release_says_is_read() {
+        let word: Word =
+            serde_json::from_str(r#"{"state":"NEWER","known":{"epoch":3,"region":"h"},"added":[1]}"#).unwrap();
+        assert_eq!((word.known.map(|known| known.epoch), word.closed), (Some(3), false));
+        let proof: Proof = serde_json::from_str(r#"{"proto":2,"ok":true,"region":"h","added":{}}"#).unwrap();
+        assert_eq!((proof.region.as_str(), proof.closed, proof.claim()), ("h", false, None));
+    }
+}

@@ -1,6 +1,5 @@
 //! What may happen: turns of agents, the passing of time, faults, repairs, and what operators do.
 
-
 use dr_agent::authority::State;
 use dr_agent::authority::operator::{self, Release};
 
@@ -123,7 +122,8 @@ pub fn possible(world: &World, rules: Rules) -> Vec<Act> {
             }
         }
     }
-    if world.agents.iter().all(|agent| !agent.up || (agent.polls > 0 && agent.queue.is_empty() && agent.held.is_none())) {
+    if world.agents.iter().all(|agent| !agent.up || (agent.polls > 0 && agent.queue.is_empty() && agent.held.is_none()))
+    {
         acts.extend(checked(world));
     }
     if world.left > 0 {
@@ -138,7 +138,9 @@ pub fn possible(world: &World, rules: Rules) -> Vec<Act> {
     } else {
         for fault in [Fault::DbUp, Fault::Heal, Fault::Start] {
             let count = if fault.is_agents() { world.agents.len() } else { 2 };
-            acts.extend((0..count).filter(|place| is_possible(world, fault, *place)).map(|place| Act::Fault(fault, place)));
+            acts.extend(
+                (0..count).filter(|place| is_possible(world, fault, *place)).map(|place| Act::Fault(fault, place)),
+            );
         }
     }
     acts
@@ -240,7 +242,7 @@ fn happen(world: &mut World, fault: Fault, place: usize, rules: Rules) -> bool {
             let db = &mut world.db[place];
             let at_once = fault == Fault::Promote;
             *db = Db { writable: at_once, channel: false, busy: 2, unanswered: at_once, promoting: !at_once, ..*db };
-            let is_closed = matches!(world.db[1 - place].close[1 - place], Close::InForce(_) | Close::Expired(_));
+            let is_closed = matches!(world.db[1 - place].close[1 - place], Close::InForce(_));
             if is_closed && world.db[1 - place].is_primary() && world.link && world.written_to() == [false; 2] {
                 world.promised = Some(place);
             }
@@ -250,14 +252,33 @@ fn happen(world: &mut World, fault: Fault, place: usize, rules: Rules) -> bool {
             world.db[place] = Db::replica_of(&world.db[1 - place], server);
             world.promised = None;
         }
-        Fault::RestoreOther => world.db[place] = Db { busy: 2, was_replica: false, server: fresh, up: true, writable: true, channel: false, unanswered: false, ..world.db[1 - place] },
+        Fault::RestoreOther => {
+            world.db[place] = Db {
+                busy: 2,
+                was_replica: false,
+                server: fresh,
+                up: true,
+                writable: true,
+                channel: false,
+                unanswered: false,
+                ..world.db[1 - place]
+            }
+        }
         Fault::RestoreOwn => {
             let db = &mut world.db[place];
             *db = Db { server: fresh, was_replica: false, unanswered: false, ..*db };
         }
         Fault::RestoreOld => {
             let db = &mut world.db[place];
-            *db = Db { server: fresh, was_replica: false, unanswered: false, epoch: db.parent, parent: 0, superseded: [0; 2], ..*db };
+            *db = Db {
+                server: fresh,
+                was_replica: false,
+                unanswered: false,
+                epoch: db.parent,
+                parent: 0,
+                superseded: [0; 2],
+                ..*db
+            };
             // What was written after the backup is lost, and with it what the operator must vouch for.
             world.calm = 0;
         }
@@ -295,6 +316,10 @@ fn happen(world: &mut World, fault: Fault, place: usize, rules: Rules) -> bool {
         Fault::Expire => {
             let Close::InForce(number) = world.db[place].close[place] else { return false };
             world.db[place].close[place] = Close::Expired(number);
+            // That a close lasts until the promotion is done is the operator's.
+            if world.db[1 - place].promoting {
+                world.promised = None;
+            }
         }
         Fault::Close | Fault::Release | Fault::Claim | Fault::Init => return order(world, fault, place, rules),
     }

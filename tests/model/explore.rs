@@ -117,7 +117,8 @@ impl Scenario {
             let _ = writeln!(text, "{step:?}");
             if let Some(turn) = turn {
                 let why: Vec<_> = turn.decision.why.iter().map(ToString::to_string).collect();
-                let _ = writeln!(text, "    {}: {}; claim {:?}", turn.decision.state, why.join("; "), turn.decision.claim);
+                let _ =
+                    writeln!(text, "    {}: {}; claim {:?}", turn.decision.state, why.join("; "), turn.decision.claim);
             }
             text.push_str(&line(&world));
         }

@@ -4,7 +4,7 @@ use dr_agent::authority::State;
 
 use super::acts::{Act, rightful, settle};
 use super::turn::{Rules, Turn};
-use super::world::{CALM, Close, H, P, World};
+use super::world::{CALM, Close, H, P, REGIONS, World};
 
 /// What must hold of every act.
 pub fn check(before: &World, act: Act, turn: Option<&Turn>, after: &World) -> Result<(), String> {
@@ -39,6 +39,12 @@ pub fn check(before: &World, act: Act, turn: Option<&Turn>, after: &World) -> Re
                 return Err("superseded stays closed: its own database says so, and it is open".to_owned());
             }
         }
+        let known = turn.decision.memory.known.as_ref();
+        let is_own_claim =
+            known.is_some_and(|known| known.region == REGIONS[is.region] && known.epoch <= u64::from(db.epoch));
+        if turn.decision.state == State::Superseded && is_own_claim && db.up && was.held.is_none() {
+            return Err("nobody is superseded by a claim of its own region".to_owned());
+        }
         if turn.decision.claim.is_ok() && !(db.was_replica || !db.up) && was.held.is_none() {
             return Err("two signals: a claim for what never replicated".to_owned());
         }
@@ -72,7 +78,8 @@ pub fn settled(world: &World, rules: Rules) -> Result<(), String> {
         }
     }
     // What was the highest epoch is destroyed: both regions stay closed until an operator claims.
-    let is_open = world.written == top && db.is_primary() && db.epoch == top && db.superseded[owner] <= db.epoch && top > 0;
+    let is_open =
+        world.written == top && db.is_primary() && db.epoch == top && db.superseded[owner] <= db.epoch && top > 0;
     let is_closed = matches!(db.close[owner], Close::InForce(_))
         || (matches!(db.close[owner], Close::Expired(_)) && !world.db[1 - owner].channel);
     if !is_open {
@@ -98,8 +105,10 @@ pub fn settled(world: &World, rules: Rules) -> Result<(), String> {
         };
         // A closed owner's expired row counts at the standby only where its channel is not seen.
         if !is_right {
-            return Err(format!("settles: an agent of region {} is {state}, fenced {}, writers {:?}, and the owner is {owner}",
-                agent.region, agent.fenced, agent.writers));
+            return Err(format!(
+                "settles: an agent of region {} is {state}, fenced {}, writers {:?}, and the owner is {owner}",
+                agent.region, agent.fenced, agent.writers
+            ));
         }
     }
     Ok(())

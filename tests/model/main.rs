@@ -17,8 +17,8 @@ use turn::Rules;
 use world::{Dns, H, P, World};
 
 use Fault::{
-    Claim, Close, Crash, DbDown, Demote, Expire, Init, Misconfigure, NoInsert, Partition, Promote, PromoteSlowly, Reboot, Rebuild,
-    Release, Replace, RestoreOld, RestoreOther, RestoreOwn,
+    Claim, Close, Crash, DbDown, Demote, Expire, Init, Misconfigure, NoInsert, Partition, Promote, PromoteSlowly,
+    Reboot, Rebuild, Release, Replace, RestoreOld, RestoreOther, RestoreOwn,
 };
 
 /// A scenario from `begin` with these faults, `left` of them in all.
@@ -241,7 +241,8 @@ fn the_first_row_cuts_no_session() {
 
 #[test]
 fn instances_join_while_the_first_row_is_written() {
-    let mut it = scenario("init, joiners", begin([1, 1], false), &[(Init, 1), (Replace, 1), (Reboot, 1), (Promote, 1)], 4);
+    let mut it =
+        scenario("init, joiners", begin([1, 1], false), &[(Init, 1), (Replace, 1), (Reboot, 1), (Promote, 1)], 4);
     it.reached = owned_by_peer;
     holds(&it);
 }

@@ -7,9 +7,7 @@ use dr_agent::authority::State;
 use dr_agent::authority::claim::NewRow;
 use dr_agent::authority::database::Kind;
 use dr_agent::authority::decide::{Decision, decide};
-use dr_agent::authority::facts::{
-    Across, Applied, Asked, Database, Facts, Group, Member, Source, Tagged, Tags, Waits,
-};
+use dr_agent::authority::facts::{Across, Applied, Asked, Database, Facts, Group, Member, Source, Tagged, Tags, Waits};
 use dr_agent::authority::memory::Memory;
 use dr_agent::authority::outputs::{RegionRule, Step, steps};
 use dr_agent::authority::word::{Proof, Word};

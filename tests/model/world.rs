@@ -202,18 +202,7 @@ impl Db {
     /// Takes over the data of its source.
     pub fn replicate(&mut self, source: &Self) {
         let Self { up, writable, channel, server, busy, was_replica, no_insert, unanswered, promoting, .. } = *self;
-        *self = Self {
-            up,
-            writable,
-            channel,
-            server,
-            busy,
-            was_replica,
-            no_insert,
-            unanswered,
-            promoting,
-            ..*source
-        };
+        *self = Self { up, writable, channel, server, busy, was_replica, no_insert, unanswered, promoting, ..*source };
     }
 
     pub fn read(&self) -> Read {
@@ -251,8 +240,7 @@ impl Db {
                 by_whom: String::new(),
             });
         }
-        let tables =
-            Tables { newest, superseded: superseded.collect(), roll, closing, ..Tables::default() };
+        let tables = Tables { newest, superseded: superseded.collect(), roll, closing, ..Tables::default() };
         Read {
             server: name(self.server),
             is_writable: self.writable,
@@ -452,7 +440,8 @@ impl World {
 
     pub fn members(&self, index: usize) -> impl Iterator<Item = &Agent> {
         let region = self.agents[index].region;
-        let others = self.agents.iter().enumerate().filter(move |(other, agent)| *other != index && agent.region == region);
+        let others =
+            self.agents.iter().enumerate().filter(move |(other, agent)| *other != index && agent.region == region);
         others.map(|(_, agent)| agent).filter(|agent| agent.up)
     }
 

@@ -4,7 +4,6 @@ use super::bench::{Bench, at, claim, closing, own_word, read, replica, supersede
 use super::*;
 use crate::authority::database::{Enrolled, Read};
 use crate::authority::facts::{Across, Asked, Tagged, Tags};
-use crate::authority::memory::Latch;
 use crate::authority::outputs::{Step, steps};
 use crate::authority::word::Word;
 
@@ -466,4 +465,16 @@ fn tags_are_written_once_a_change_and_read_only_when_something_may_open() {
     let mut bench = pending();
     bench.facts.tags = Some(Tagged::default());
     assert!(bench.decide().reads_tags);
+}
+
+#[test]
+fn a_machine_that_wakes_while_the_other_region_is_closed_does_not_go_on_writing_there() {
+    let mut bench = Bench::new("p");
+    bench.memory.known = Some(claim(1));
+    bench.facts.applied.writers = ["h".to_owned()].into();
+    // Being promoted: no replica any more, and not writable yet.
+    let promoting = Read { is_writable: false, ..read("s", 1) };
+    bench.own(promoting).other(closing(read("t", 1), "h", true)).proof(1, true).members(&[]);
+    let decision = bench.decide();
+    assert_eq!((decision.state, decision.writer), (State::Ambiguous, Target::Nobody));
 }
