@@ -240,9 +240,9 @@ mod tests {
         assert!(!is_closed(&mut bench));
         bench.facts.applied.writers.clear();
         assert!(is_closed(&mut bench));
-        bench.memory.state = State::Boot;
-        bench.own(None);
-        assert!(!is_closed(&mut bench), "it has not decided");
+        let mut booting = Bench::new("h");
+        booting.facts.applied.writers.clear();
+        assert!(!is_closed(booting.own(read("t", 1))), "it has not decided");
     }
 
     #[test]

@@ -206,28 +206,58 @@ fn a_promotion_with_two_agents_a_region() {
     holds(&it);
 }
 
+/// The peer is closed for a failback to home.
+fn closed(home: usize, peer: usize) -> World {
+    after(rebuilt(home, peer), &[(Close, P)])
+}
+
 #[test]
 fn a_planned_failback_loses_nothing() {
-    let faults = &[(Close, 1), (Expire, 1), (PromoteSlowly, 1), (Release, 1)];
-    let mut it = scenario("failback, 1+1", rebuilt(1, 1), faults, 4);
+    let mut it = scenario("failback, 1+1", rebuilt(1, 1), &[(Close, 1), (Expire, 1), (PromoteSlowly, 1)], 3);
     it.rules = SLOW;
     it.reached = |world| owned_by_home_again(world) && world.promised.is_some();
+    it.limit = 150_000;
+    holds(&it);
+}
+
+#[test]
+fn a_close_that_an_operator_ends() {
+    let mut it = scenario("failback, released", closed(1, 1), &[(Expire, 1), (Release, 2), (PromoteSlowly, 1)], 3);
+    it.reached = owned_by_home_again;
+    it.limit = 100_000;
     holds(&it);
 }
 
 #[test]
 fn a_planned_failback_with_reboots_and_failures() {
-    let faults = &[(Close, 1), (Expire, 1), (PromoteSlowly, 1), (DbDown, 1), (Reboot, 1), (Crash, 1), (Partition, 1)];
-    let mut it = scenario("failback, faults", rebuilt(1, 1), faults, 4);
+    let faults = &[(Expire, 1), (PromoteSlowly, 1), (DbDown, 1), (Reboot, 1), (Crash, 1), (Replace, 1)];
+    let mut it = scenario("failback, faults", closed(1, 1), faults, 3);
     it.reached = owned_by_home_again;
-    it.limit = 120_000;
+    it.limit = 150_000;
     holds(&it);
 }
 
 #[test]
-fn a_planned_failback_with_two_agents_a_region() {
-    let mut it = scenario("failback, 2+2", rebuilt(2, 2), &[(Close, 1), (Expire, 1), (PromoteSlowly, 1)], 3);
+fn a_close_that_begins_while_machines_boot() {
+    let mut it = scenario("failback, boots", rebuilt(1, 1), &[(Close, 1), (PromoteSlowly, 1), (Reboot, 1)], 3);
     it.reached = owned_by_home_again;
+    it.limit = 100_000;
+    holds(&it);
+}
+
+#[test]
+fn a_planned_failback_with_two_agents_in_home() {
+    let mut it = scenario("failback, 2+1", closed(2, 1), &[(Expire, 1), (PromoteSlowly, 1)], 2);
+    it.reached = owned_by_home_again;
+    it.limit = 100_000;
+    holds(&it);
+}
+
+#[test]
+fn a_planned_failback_with_two_agents_in_the_peer_region() {
+    let mut it = scenario("failback, 1+2", rebuilt(1, 2), &[(Close, 1), (PromoteSlowly, 1)], 2);
+    it.reached = owned_by_home_again;
+    it.limit = 100_000;
     holds(&it);
 }
 

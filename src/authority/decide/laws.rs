@@ -167,7 +167,8 @@ fn check(bench: &Bench, before: &Memory, decision: &Decision) -> Result<(), Test
         prop_assert_eq!(decision.state, State::Unclaimed);
         prop_assert_eq!(Shows::of(seen), Shows::Writable);
         prop_assert!(row.epoch > memory.known_epoch() && row.parent == epoch && row.region == me);
-        prop_assert!(facts.place.is_possible(&Claim { epoch: row.epoch, region: row.region.clone() }));
+        let claimed = Claim { epoch: row.epoch, region: row.region.clone() };
+        prop_assert!(facts.place.is_possible(&claimed));
     }
     Ok(())
 }
