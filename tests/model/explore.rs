@@ -79,7 +79,7 @@ impl Scenario {
                 reached |= (self.reached)(&next);
                 let next_number = u32::try_from(ways.len()).unwrap();
                 ways.push((number, Some(step)));
-                if print % self.settle == 0 {
+                if print.is_multiple_of(self.settle) {
                     laws::settled(&next, self.rules).map_err(|law| self.told(&ways, next_number, None, &law))?;
                 }
                 if ways.len() >= self.limit {

@@ -45,7 +45,7 @@ pub fn check(before: &World, act: Act, turn: Option<&Turn>, after: &World) -> Re
         if turn.decision.state == State::Superseded && is_own_claim && db.up && was.held.is_none() {
             return Err("nobody is superseded by a claim of its own region".to_owned());
         }
-        if turn.decision.claim.is_ok() && !(db.was_replica || !db.up) && was.held.is_none() {
+        if turn.decision.claim.is_ok() && db.up && !db.was_replica && was.held.is_none() {
             return Err("two signals: a claim for what never replicated".to_owned());
         }
     }

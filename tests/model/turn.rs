@@ -8,7 +8,7 @@ use dr_agent::authority::claim::NewRow;
 use dr_agent::authority::database::Kind;
 use dr_agent::authority::decide::{Decision, decide};
 use dr_agent::authority::facts::{Across, Applied, Asked, Database, Facts, Group, Member, Source, Tagged, Tags, Waits};
-use dr_agent::authority::memory::Memory;
+use dr_agent::authority::memory::{Memory, Run};
 use dr_agent::authority::outputs::{RegionRule, Step, steps};
 use dr_agent::authority::word::{Proof, Word};
 
@@ -182,7 +182,7 @@ pub fn step(world: &mut World, index: usize) -> bool {
 
 fn saved(memory: &Memory) -> Memory {
     let mut saved = memory.clone();
-    saved.run = Default::default();
+    saved.run = Run::default();
     saved.close.over = None;
     saved.other_close.over = None;
     saved

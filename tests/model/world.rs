@@ -36,7 +36,7 @@ pub fn at(milliseconds: u64) -> BootTime {
 
 /// The odd epochs are home's.
 pub fn owner(epoch: u8) -> usize {
-    usize::from(epoch % 2 == 0)
+    usize::from(epoch.is_multiple_of(2))
 }
 
 pub fn claim(epoch: u8) -> Option<Claim> {
@@ -220,8 +220,7 @@ impl Db {
         });
         let mut roll = Vec::new();
         let mut closing = Vec::new();
-        for region in 0..2 {
-            let named = REGIONS[region].to_owned();
+        for (region, named) in REGIONS.map(ToOwned::to_owned).into_iter().enumerate() {
             let bits = (0..16).filter(|bit| self.roll[region] >> bit & 1 == 1);
             roll.extend(bits.map(|bit| Enrolled { server: name(bit), region: named.clone() }));
             let (until, is_in_force, is_released) = match self.close[region] {

@@ -192,7 +192,9 @@ fn check_order(decision: &Decision, bench: &Bench) -> Result<(), TestCaseError> 
     prop_assert!(!(claims && steps.iter().any(Step::opens)), "nothing opens on a claim that is not committed");
     // Done in full, there is nothing left to do.
     let mut done = bench.clone();
-    steps.iter().for_each(|step| done.carry_out(step));
+    for step in &steps {
+        done.carry_out(step);
+    }
     let left = outputs::steps(decision, &done.facts.applied);
     prop_assert!(left.iter().all(|step| matches!(step, Step::Record(_) | Step::Claim(_))), "{:?}", left);
     Ok(())
