@@ -1,5 +1,30 @@
-//! The two-region protocol as a model: everything that may happen within a budget of faults, in every order, around the
-//! product's own decision.
+//! The two-region protocol as a model: every state within a budget of faults, in every order, around the product's own
+//! decision ([`dr_agent::authority::decide::decide`]), its order of steps, its words and its operators' plans.
+//!
+//! `world` is what is true, `turn` one poll of one agent, `acts` what may happen, `dns` Route 53, `laws` what must hold,
+//! `explore` looks at every state once, breadth first, and tells the shortest way to a broken law.
+//!
+//! A tick is a poll: time passes when every live agent has polled once or twice and done what it decided. Within a tick
+//! any order of polls, faults, orders and repairs is played; where a scenario is stepwise, anything may come between two
+//! steps too, and where reads are slow, between the beginning and the end of a read of the own database. One random
+//! instance of the other region answers each question, any of them. Two agents of a region are alike, so worlds that
+//! differ only in which is which are one state. Replication arrives with a tick.
+//!
+//! # Laws
+//!
+//! | law | where it holds |
+//! |---|---|
+//! | users write to one database at every instant | from three ticks after the last isolation, dead agent, restored old backup |
+//! | after calm: the owner's region open and writing, the other one standing by or closed, a promotion claimed | the highest epoch's database was not destroyed |
+//! | what its own database says is superseded is closed | everywhere, past BOOT; before that it has no writer |
+//! | one row a promotion, none for what never replicated | operators' orders may skip numbers |
+//! | nobody knows an epoch that was never written; known never falls | everywhere |
+//! | nobody is superseded by a claim of its own region | a read that began before it may be late |
+//! | a planned failback loses nothing: where it was closed nobody writes again | the close lasts until the promotion is done; not where the other database went down, nor over isolation |
+//! | the name does not return to home while the peer owns the highest epoch | every agent runs |
+//!
+//! Not modelled: the order in which answers of one poll arrive, TLS and MACs, partial loss (SQL without HTTP), drills, and
+//! T16 (a catch-all page at the peer's `promoted`), which is a matter of the answer's body and of Route 53's string match.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "how many states there were is shown with --nocapture")]
 #![allow(unreachable_pub, missing_debug_implementations, reason = "nothing outside reaches into a test")]
