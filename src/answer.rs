@@ -87,6 +87,26 @@ fn as_map<S: serde::Serializer>(components: &[(&str, Status)], serializer: S) ->
     serializer.collect_map(components.iter().copied())
 }
 
+/// What the other region's agents get, who prove that they have a key.
+#[derive(Serialize)]
+struct Proven<'a, P> {
+    ok: bool,
+    #[serde(rename = "dr-agent")]
+    question: &'static str,
+    #[serde(flatten)]
+    proof: &'a P,
+}
+
+/// The body of an answer to [`Question::Authority`] that is signed; `proof` has the fields beside those of every body.
+#[must_use]
+pub fn proven(proof: &impl Serialize) -> Bytes {
+    let body = Proven { ok: true, question: Question::Authority.name(), proof };
+    // Serialising strings and numbers into memory cannot fail.
+    let mut text = serde_json::to_vec(&body).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
 /// Renders all answers of a fresh snapshot, in the order of [`Question::ALL`].
 #[must_use]
 pub fn render_all(snapshot: &Snapshot) -> [Answer; 5] {

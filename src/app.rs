@@ -130,7 +130,9 @@ impl Bound {
 
         // ACT
         let Listeners { public, peer, control, unbound } = listeners;
-        shared.essential(&mut tasks, "public listener", |s| public.serve(s.snapshots, http_turns, s.cancelled));
+        shared.essential(&mut tasks, "public listener", |s| {
+            public.serve(s.snapshots, s.standing, http_turns, s.cancelled)
+        });
         shared.essential(&mut tasks, "peer listener", |s| {
             let members = Members { boot: s.boot, questions, records: its_records.clone() };
             peer.serve(s.snapshots, s.standing, knocks.clone(), members, s.cancelled)

@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod config;
+mod database;
 mod explain;
 mod helper;
 mod history;
@@ -129,6 +130,12 @@ health check type is ELB: Auto Scaling would end the instance.")]
     /// Check or show the configuration
     #[command(subcommand, after_help = "Examples:\n  dr-agent config check\n  dr-agent config show --region us-east-1")]
     Config(ConfigCommand),
+    /// What the database must have for the agent
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  dr-agent database grants\n  dr-agent database grants --dialect mariadb"
+    )]
+    Database(DatabaseCommand),
     /// What needs root, for a request of the agent; systemd starts it
     #[command(after_help = "Examples:\n  dr-agent helper nginx-restart\n  dr-agent helper efs-remount")]
     Helper {
@@ -225,6 +232,35 @@ enum ConfigCommand {
     Show(RegionArg),
 }
 
+#[derive(Debug, Subcommand)]
+enum DatabaseCommand {
+    /// Print the SQL that creates the schema `dr_agent`, its tables, and the agent's account
+    #[command(after_help = "\
+Examples:
+  dr-agent database grants                                   to read, with a placeholder for the password
+  dr-agent database grants --password-stdin < /etc/dr-agent/database.password | mysql -h PRIMARY -u admin -p
+
+Run it on the primary; replicas get it by replication. It may be run again: an account that exists keeps its password. The
+account can write the schema `dr_agent` and nothing else, and read the state of replication.")]
+    Grants(GrantsArgs),
+}
+
+#[derive(Debug, Args)]
+struct GrantsArgs {
+    /// Whose SQL; without it, what both take
+    #[arg(long, value_enum)]
+    dialect: Option<SqlDialect>,
+    /// Read the account's password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SqlDialect {
+    Mysql,
+    Mariadb,
+}
+
 const FORMAT: &str = "Text for people, or versioned JSON for programs";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -280,6 +316,7 @@ pub fn main() -> ExitCode {
         },
         Command::Config(ConfigCommand::Check(region)) => config::check(config.as_deref(), region.region),
         Command::Config(ConfigCommand::Show(region)) => config::show(config.as_deref(), region.region),
+        Command::Database(DatabaseCommand::Grants(args)) => database::grants(config.as_deref(), &args),
         Command::Helper { verb } => helper::run(config.as_deref(), verb),
         Command::Version => version(),
     };

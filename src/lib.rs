@@ -93,6 +93,7 @@ pub mod app;
 pub mod aws;
 pub mod clock;
 pub mod config;
+pub mod database;
 pub mod identity;
 pub mod latches;
 pub mod resume;

@@ -196,6 +196,7 @@ impl Owner {
             state: Arc::clone(&self.state),
             certificates: Arc::clone(&self.certificates),
             answers: Default::default(),
+            proof: None,
         };
         snapshot.answers = answer::render_all(&snapshot);
         snapshot

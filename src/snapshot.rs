@@ -90,6 +90,9 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// The public answers, in the order of [`Question::ALL`](crate::answer::Question::ALL).
     pub answers: [Answer; 5],
+    /// The answer to the other region's agents, who sign their question
+    /// ([`crate::answer::proven`]); `None`: what anybody gets.
+    pub proof: Option<Bytes>,
 }
 
 impl Snapshot {

@@ -18,10 +18,23 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unread {
+    /// Not even a TCP connection came about, in words. A name that does not resolve is no such case: that may be a
+    /// fault of this side.
+    Unreached(String),
     /// No answer, or an error: the words of it.
     Failed(String),
     /// The account may not read what it must, or the name of the grant that is missing.
     NoRight(String),
+}
+
+impl Unread {
+    /// For people.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Unreached(words) | Self::Failed(words) | Self::NoRight(words) => words,
+        }
+    }
 }
 
 /// What a database showed.

@@ -187,7 +187,11 @@ async fn resolve(host: &str, port: u16, stages: &mut Stages) -> Result<Vec<Socke
         .map_err(|source| Error::Resolve { host: host.to_owned(), source })
 }
 
-async fn over<S>(stream: S, request: Request<'_>, stages: &mut Stages) -> Result<Answer, Error>
+/// Asks over a connection that stands; stages `headers`, `body`.
+///
+/// # Errors
+/// When there is no complete answer.
+pub async fn over<S>(stream: S, request: Request<'_>, stages: &mut Stages) -> Result<Answer, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

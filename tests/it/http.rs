@@ -365,7 +365,8 @@ impl Stuck {
                 );
                 let (_publisher, snapshots) = watch::channel(owner.publish(then, dr_agent::clock::wall()).into());
                 ready.send(()).unwrap();
-                listeners.public.serve(snapshots, watch::channel(then).0, token).await;
+                let standing = watch::channel(std::sync::Arc::default()).1;
+                listeners.public.serve(snapshots, standing, watch::channel(then).0, token).await;
             });
         });
         is_ready.recv().unwrap();

@@ -376,5 +376,6 @@ fn first_snapshot(about: &Arc<About>, config: &Arc<Config>, now: BootTime) -> Sn
         certificates: Arc::default(),
         state: Arc::default(),
         answers: Default::default(),
+        proof: None,
     }
 }

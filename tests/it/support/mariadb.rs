@@ -38,7 +38,7 @@ impl Server {
         server.sql(&format!(
             "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
              GRANT REPLICA MONITOR, REPLICATION CLIENT ON *.* TO '{USER}'@'%';
-             CREATE USER '{REPLICATION}'@'%' IDENTIFIED BY '{PASSWORD}';
+             CREATE USER '{REPLICATION}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
              GRANT REPLICATION SLAVE ON *.* TO '{REPLICATION}'@'%';"
         ));
         server
@@ -49,15 +49,22 @@ impl Server {
         let replica = Self::bare(&["--read-only=1"]);
         replica.sql(&format!(
             "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{REPLICATION}',
-             MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE;",
-            source.port
+             MASTER_PASSWORD='{PASSWORD}', MASTER_SSL=1, MASTER_SSL_CA='{}', MASTER_SSL_VERIFY_SERVER_CERT=1,
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE;",
+            source.port,
+            source.ca().display()
         ));
+        replica.catch_up(source);
+        replica
+    }
+
+    /// Waits until this replica has applied what `source` has now.
+    pub fn catch_up(&self, source: &Self) {
         let position = source.sql("SELECT @@gtid_binlog_pos");
-        eventually("the replica catches up", || match replica.sql("SELECT @@gtid_slave_pos") {
+        eventually("the replica catches up", || match self.sql("SELECT @@gtid_slave_pos") {
             applied if applied == position => Ok(()),
             applied => Err(format!("it is at `{applied}`, not `{position}`")),
         });
-        replica
     }
 
     fn bare(extra: &[&str]) -> Self {
@@ -78,11 +85,26 @@ impl Server {
         self.try_sql(statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
     }
 
-    fn try_sql(&self, statements: &str) -> Result<String, String> {
+    pub fn try_sql(&self, statements: &str) -> Result<String, String> {
         let output = Command::new("mariadb")
             .args(["--no-defaults", "-u", "root", "--batch", "--skip-column-names", "--execute", statements])
             .arg("--socket")
             .arg(self.folder.path().join("socket"))
+            .output()
+            .expect("run mariadb (package mariadb-client)");
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+        }
+    }
+
+    /// The same as somebody else, over TCP and TLS.
+    pub fn try_sql_as(&self, user: &str, password: &str, statements: &str) -> Result<String, String> {
+        let output = Command::new("mariadb")
+            .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--ssl", "--batch", "--skip-column-names"])
+            .args([format!("--port={}", self.port), format!("--user={user}"), format!("--password={password}")])
+            .args(["--execute", statements])
             .output()
             .expect("run mariadb (package mariadb-client)");
         if output.status.success() {
@@ -114,7 +136,13 @@ impl Server {
         self.process.signal("CONT");
     }
 
-    /// As a crash.
+    /// As an orderly shutdown, which loses nothing.
+    pub fn stop(&mut self) {
+        self.sql("SHUTDOWN");
+        self.process.ended();
+    }
+
+    /// As a crash. What was committed in the last second may be lost.
     pub fn kill(&mut self) {
         drop(self.process.0.kill());
         drop(self.process.0.wait());
@@ -124,6 +152,14 @@ impl Server {
     pub fn restart(&mut self) {
         self.process = launch(self.folder.path(), self.port, &self.extra);
         self.wait();
+    }
+
+    /// Makes a replica a primary as RDS does: its channel goes, it restarts, and comes back writable.
+    pub fn promote_as_rds(&mut self) {
+        self.sql("STOP SLAVE; RESET SLAVE ALL");
+        self.extra.retain(|option| option != "--read-only=1");
+        self.stop();
+        self.restart();
     }
 
     /// Makes a replica a primary, as a failover does.
@@ -147,6 +183,7 @@ fn launch(folder: &Path, port: u16, extra: &[String]) -> Process {
         )
         .args([format!("--port={port}"), format!("--server-id={port}")])
         .args(["--bind-address=127.0.0.1,127.0.0.2", "--skip-name-resolve", "--log-bin=binlog", "--log-warnings=2"])
+        .arg("--log-slave-updates")
         // Small and quick; nothing here is worth keeping.
         .args(["--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0", "--innodb-fast-shutdown=2"])
         .args(["--performance-schema=OFF", "--key-buffer-size=1M", "--aria-pagecache-buffer-size=1M"])

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod aws_proxy;
 pub mod fake_member;
 pub mod fleet;
+pub mod forward;
 pub mod hangfs;
 pub mod imds;
 pub mod machine;

@@ -82,7 +82,7 @@ impl Served {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(owner.run(inbox, publisher));
                 let Listeners { public, peer, control, .. } = listeners;
-                tasks.spawn(public.serve(snapshots.clone(), turns, token.clone()));
+                tasks.spawn(public.serve(snapshots.clone(), watch::channel(Arc::default()).1, turns, token.clone()));
                 let members = Members {
                     boot: "b".to_owned(),
                     questions: mpsc::channel(1).0,

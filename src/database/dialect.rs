@@ -1,4 +1,4 @@
-//! The role facts of a server, read by SQL in its own dialect: MySQL 5.7 to 9, and MariaDB.
+//! What a server is asked in its own dialect, MySQL 5.7 to 9 or MariaDB: its role, by SQL.
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Row, Value, from_value_opt};
@@ -12,7 +12,7 @@ const PREPARE: &str = "SET time_zone = '+00:00', wait_timeout = 300";
 
 /// How a server is asked; chosen once a connection, by its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Dialect {
+pub(crate) struct Dialect {
     version: String,
     /// Selects `read_only`, `super_read_only` or NULL, and the server's identity.
     variables: &'static str,
@@ -45,7 +45,7 @@ impl Dialect {
         Self { version, variables, channels, cipher }
     }
 
-    pub(super) async fn facts(&self, conn: &mut Conn) -> Result<DatabaseFacts, Error> {
+    pub(crate) async fn facts(&self, conn: &mut Conn) -> Result<DatabaseFacts, Error> {
         let variables: Option<(Value, Value, Value)> = conn.query_first(self.variables).await?;
         let (read_only, super_read_only, server) = variables.unwrap_or((Value::NULL, Value::NULL, Value::NULL));
         let replica = match conn.query::<Row, _>(self.channels).await {
@@ -84,7 +84,7 @@ fn channel(row: &Row) -> ReplicaChannel {
 }
 
 /// The first column that has one of `names`; `None` if there is none or it is NULL.
-fn text(row: &Row, names: &[&str]) -> Option<String> {
+pub(crate) fn text(row: &Row, names: &[&str]) -> Option<String> {
     let columns = row.columns_ref();
     let index = columns.iter().position(|column| names.iter().any(|n| column.name_str().eq_ignore_ascii_case(n)))?;
     plain(row.as_ref(index)?.clone())

@@ -40,13 +40,13 @@ pub(super) fn driver(error: &Error, end: Option<&End>) -> Finding {
 }
 
 /// What an error packet of the server means.
-fn server(error: &ServerError) -> Finding {
+pub(crate) fn server(error: &ServerError) -> Finding {
     let cause = match error.code {
         // Not allowed from this host; refused with or without a password; expired (two spellings); locked (MySQL,
         // MariaDB); an authentication method that one side does not have.
         1130 | 1045 | 1698 | 1820 | 1862 | 3118 | 4151 | 1251 | 1524 => Cause::DatabaseAccessDenied,
         1044 | 1142 | 1143 | 1227 => Cause::DatabaseNoRight,
-        1049 => Cause::DatabaseNoSchema,
+        1049 | 1146 => Cause::DatabaseNoSchema,
         1040 | 1203 | 1226 => Cause::DatabaseTooMany,
         1129 => Cause::DatabaseHostBlocked,
         1290 | 1792 | 1836 => Cause::DatabaseReadOnly,
@@ -143,7 +143,7 @@ mod tests {
         let rows: &[(Cause, &[u16])] = &[
             (Cause::DatabaseAccessDenied, &[1045, 1130, 1698, 1820, 1862]),
             (Cause::DatabaseNoRight, &[1044, 1142, 1227]),
-            (Cause::DatabaseNoSchema, &[1049]),
+            (Cause::DatabaseNoSchema, &[1049, 1146]),
             (Cause::DatabaseTooMany, &[1040, 1203, 1226]),
             (Cause::DatabaseHostBlocked, &[1129]),
             (Cause::DatabaseReadOnly, &[1290, 1792]),

@@ -15,18 +15,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::facts::Dialect;
-use super::failure;
+use super::dialect::Dialect;
 use super::relay::Relay;
-use crate::config::DatabaseProbe;
+use super::{Endpoint, Operation, failure};
 use crate::health::cause::Cause;
-use crate::observation::{DatabaseFacts, Finding};
+use crate::observation::Finding;
 use crate::probes::blocking::Lane;
 
 /// The largest packet that is taken from the server. Replica status with long GTID sets is some 10 kB.
 const PACKET_LIMIT: usize = 1 << 20;
 /// What reading a login's files may take, shorter than an attempt; not part of `fresh_timeout`, which is the server's.
 const FILES_LIMIT: Duration = Duration::from_secs(1);
+/// The stage in which the server is connected to.
+pub(crate) const TCP: &str = "tcp";
 /// What saying goodbye may take: it only fills socket buffers.
 const GOODBYE: Duration = Duration::from_millis(100);
 
@@ -41,20 +42,19 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Asks for the facts, in the stage `query`.
-    pub(super) async fn ask(&mut self) -> Result<DatabaseFacts, Finding> {
+    /// Does one thing, in the stage `query`. After an error, or dropped meanwhile, it can be used no more: nobody knows
+    /// what is still on its way.
+    pub(super) async fn ask<O: Operation>(&mut self, operation: &O) -> Result<O::Answer, Finding> {
         let (conn, dialect) = (&mut self.conn, &mut self.dialect);
         let work = async {
-            if dialect.is_none() {
-                *dialect = Some(Dialect::of(conn).await?);
-            }
-            match dialect {
-                Some(dialect) => dialect.facts(conn).await,
-                None => Ok(DatabaseFacts::default()),
-            }
+            let dialect = match dialect {
+                Some(dialect) => dialect,
+                None => dialect.insert(Dialect::of(conn).await?),
+            };
+            operation.run(conn, dialect).await
         };
-        let facts = self.relay.drive(work, &mut |_| ()).await;
-        facts.map_err(|error| failure::driver(&error, self.relay.end()))
+        let answer = self.relay.drive(work, &mut |_| ()).await;
+        answer.map_err(|error| failure::driver(&error, self.relay.end()))
     }
 
     /// Says goodbye, so that the server does not count and log a broken connection.
@@ -79,9 +79,9 @@ pub(super) struct Files {
 ///
 /// # Errors
 /// One that is not as it must be, or [`Cause::CouldNotRun`]: a disk that hangs says nothing of the database.
-pub(super) async fn files(config: &DatabaseProbe) -> Result<Files, Finding> {
-    let config = config.clone();
-    let read = timeout(FILES_LIMIT, LANE.run(move || Files::read(&config))).await;
+pub(super) async fn files(endpoint: &Endpoint) -> Result<Files, Finding> {
+    let endpoint = endpoint.clone();
+    let read = timeout(FILES_LIMIT, LANE.run(move || Files::read(&endpoint))).await;
     read.map_err(|_| {
         let limit = FILES_LIMIT.as_secs();
         could_not_run(format!("its password and certificates could not be read within {limit} s"))
@@ -95,14 +95,14 @@ pub(super) type Search = JoinHandle<Result<Vec<SocketAddr>, Finding>>;
 
 /// Logs in. `enter` is told each stage as it begins.
 pub(super) async fn login(
-    config: &DatabaseProbe,
+    endpoint: &Endpoint,
     files: Files,
     search: &mut Option<Search>,
     enter: &mut impl FnMut(&'static str),
 ) -> Result<Session, Finding> {
     enter("dns");
     let addresses = search.get_or_insert_with(|| {
-        let (host, port) = (config.host.clone(), config.port);
+        let (host, port) = (endpoint.host.clone(), endpoint.port);
         spawn_blocking(move || {
             let addresses = (host.as_str(), port).to_socket_addrs();
             Ok(addresses.map_err(|error| failure::resolve(&error))?.collect())
@@ -112,7 +112,7 @@ pub(super) async fn login(
     *search = None;
     let addresses = addresses.map_err(could_not_run)??;
 
-    enter("tcp");
+    enter(TCP);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(could_not_run)?;
     let port = listener.local_addr().map_err(could_not_run)?.port();
     let server = TcpStream::connect(&addresses[..]).await;
@@ -121,7 +121,7 @@ pub(super) async fn login(
 
     enter("greeting");
     let tls = files.roots.is_some();
-    through(&listener, server, tls, Conn::new(options(config, files, port)), enter).await
+    through(&listener, server, tls, Conn::new(options(endpoint, files, port)), enter).await
 }
 
 /// Lets `driver`, which connects to `listener`, log in at `server`.
@@ -155,8 +155,8 @@ async fn through(
 }
 
 impl Files {
-    fn read(config: &DatabaseProbe) -> Result<Self, Finding> {
-        let password = match &config.password_file {
+    fn read(endpoint: &Endpoint) -> Result<Self, Finding> {
+        let password = match &endpoint.password_file {
             None => None,
             Some(path) => {
                 let text = fs::read_to_string(path);
@@ -164,15 +164,15 @@ impl Files {
                 Some(text.strip_suffix('\n').map_or(&*text, |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
             }
         };
-        let roots = match &config.tls_ca {
+        let roots = match &endpoint.tls_ca {
             None => None,
             Some(path) => {
                 let bundle = fs::read(path);
                 let bundle = bundle.map_err(|error| failure::unreadable(Cause::DatabaseTlsFile, path, &error))?;
                 check_roots(&bundle)
                     .map_err(|why| Finding::new(Cause::DatabaseTlsFile, format!("{}: {why}", path.display())))?;
-                if let Err(error) = ServerName::try_from(config.host.as_str()) {
-                    return Err(Finding::new(Cause::DatabaseUnknownHost, format!("`{}`: {error}", config.host)));
+                if let Err(error) = ServerName::try_from(endpoint.host.as_str()) {
+                    return Err(Finding::new(Cause::DatabaseUnknownHost, format!("`{}`: {error}", endpoint.host)));
                 }
                 Some(bundle)
             }
@@ -192,17 +192,17 @@ fn check_roots(bundle: &[u8]) -> Result<(), String> {
 
 /// LOCAL INFILE has no handler, so a server that asks for a file gets none. Nothing is read from the server's own
 /// settings, and no unix socket is preferred: each would be a query before ours, or another way in.
-fn options(config: &DatabaseProbe, files: Files, port: u16) -> Opts {
+fn options(endpoint: &Endpoint, files: Files, port: u16) -> Opts {
     // A new TLS configuration each time: with a resumed session nobody would look at the certificate again.
     let tls = files
         .roots
         .map(|roots| SslOpts::default().with_root_certs(vec![roots.into()]).with_disable_built_in_roots(true));
     OptsBuilder::default()
-        .ip_or_hostname(config.host.clone())
+        .ip_or_hostname(endpoint.host.clone())
         .resolved_ips(Some(vec![Ipv4Addr::LOCALHOST.into()]))
         .tcp_port(port)
         .prefer_socket(false)
-        .user(Some(config.user.clone()))
+        .user(Some(endpoint.user.clone()))
         .pass(files.password)
         .ssl_opts(tls)
         .max_allowed_packet(Some(PACKET_LIMIT))
@@ -221,25 +221,11 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::health::component::Schedule;
 
     const NOTHING: Files = Files { password: None, roots: None };
 
-    fn config(password_file: Option<PathBuf>) -> DatabaseProbe {
-        let second = Duration::from_secs(1);
-        DatabaseProbe {
-            schedule: Schedule { interval: 2 * second, timeout: second, fast_interval: None, fall: 3, rise: 3 },
-            fresh_interval: second,
-            fresh_timeout: second,
-            host: "localhost".to_owned(),
-            port: 3306,
-            user: "dr_agent".to_owned(),
-            password_file,
-            tls_ca: None,
-            latency_limit: second,
-            lag_limit: second,
-            writer_expected: true,
-        }
+    fn endpoint(password_file: Option<PathBuf>) -> Endpoint {
+        Endpoint { host: "localhost".to_owned(), port: 3306, user: "dr_agent".to_owned(), password_file, tls_ca: None }
     }
 
     #[tokio::test]
@@ -249,14 +235,14 @@ mod tests {
         for _ in 0..3 {
             let mut stages = Vec::new();
             let mut enter = |stage| stages.push(stage);
-            let config = config(None);
-            let login = login(&config, NOTHING, &mut search, &mut enter);
+            let endpoint = endpoint(None);
+            let login = login(&endpoint, NOTHING, &mut search, &mut enter);
             let waited = timeout(Duration::from_millis(10), login).await;
             assert!(waited.is_err() && search.is_some());
             assert_eq!(stages, ["dns"]);
         }
         release.send(Err(Finding::new(Cause::DatabaseUnknownHost, "at last"))).unwrap();
-        let finding = login(&config(None), NOTHING, &mut search, &mut |_| ()).await.err().unwrap();
+        let finding = login(&endpoint(None), NOTHING, &mut search, &mut |_| ()).await.err().unwrap();
         assert_eq!((finding.cause, search.is_none()), (Cause::DatabaseUnknownHost, true));
     }
 
@@ -268,7 +254,7 @@ mod tests {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
             let early = if stranger_first { Some(TcpStream::connect(address).await.unwrap()) } else { None };
-            let driver = Conn::new(options(&config(None), NOTHING, address.port()));
+            let driver = Conn::new(options(&endpoint(None), NOTHING, address.port()));
             let login = async { through(&listener, connection, false, driver, &mut |_| ()).await.err() };
             let late = async {
                 tokio::task::yield_now().await;
@@ -288,9 +274,9 @@ mod tests {
             [("secret", "secret"), ("secret\n", "secret"), ("secret\r\n", "secret"), (" a b \n\n", " a b \n")]
         {
             fs::write(&path, text).unwrap();
-            assert_eq!(Files::read(&config(Some(path.clone()))).unwrap().password.as_deref(), Some(password));
+            assert_eq!(Files::read(&endpoint(Some(path.clone()))).unwrap().password.as_deref(), Some(password));
         }
         fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert_eq!(Files::read(&config(Some(path))).unwrap_err().cause, Cause::DatabaseNoPassword);
+        assert_eq!(Files::read(&endpoint(Some(path))).unwrap_err().cause, Cause::DatabaseNoPassword);
     }
 }
