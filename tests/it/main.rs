@@ -9,6 +9,8 @@ mod app;
 mod aws;
 // The certificates of the regions' names.
 mod certificates;
+// What the other region is asked, over TLS.
+mod authority_other;
 // The tables of authority in real databases with replication.
 mod authority_sql;
 // The AWS side of `check`, and what it means for a drain.
