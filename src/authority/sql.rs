@@ -25,7 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Params};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::database::{Attempt, Unread};
 use crate::clock::BootTime;
@@ -104,9 +104,11 @@ impl Database {
         Attempt { began, ended: BootTime::now(), result }
     }
 
-    /// Does `operation` within [`LIMIT`], over the warm connection; over a new one if there is none, or it is dead.
+    /// Does `operation` within [`LIMIT`], over the warm connection; over a new one if there is none, or it is dead. A login
+    /// that took more than half of it is left to the next operation: this one would be dropped halfway, and the connection
+    /// with it, over and over where the server is far away.
     async fn ask<O: Operation>(&mut self, operation: &O) -> Result<O::Answer, Lost> {
-        let mut stages = Stages::default();
+        let (began, mut stages) = (Instant::now(), Stages::default());
         let asked = timeout(LIMIT, async {
             // How a login ended is of interest only to who needs it.
             drop(self.link.turn(&mut stages).await);
@@ -119,6 +121,9 @@ impl Database {
                 }
             }
             self.link.log_in(&mut stages).await?;
+            if began.elapsed() > LIMIT / 2 {
+                return Err(Finding::new(Cause::DatabaseSlow, "the login was slow, and there is no time left to ask"));
+            }
             self.link.ask(operation, &mut stages).await
         });
         let answer = asked.await.unwrap_or_else(|_| Err(self.overdue(&stages)));

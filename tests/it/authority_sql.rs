@@ -1,6 +1,7 @@
 //! The tables of authority in real MariaDB servers, alone and with GTID replication over TLS.
 
 mod grants;
+mod mysql;
 mod replication;
 
 use std::fs;
@@ -337,6 +338,17 @@ fn a_dead_server_is_not_read_and_one_that_is_back_is_read_at_once() {
     server.stop();
     server.restart();
     agent.see();
+}
+
+#[test]
+fn a_database_two_oceans_away_is_read() {
+    let server = initialised();
+    let far = Forwarder::far_from(server.port, Duration::from_millis(100));
+    let mut agent = Asked::new(far.port, &bundle(&[&server]));
+    // A login and what follows it take longer than one attempt may, and the next one goes on where it was.
+    eventually("it is read", || agent.read().map_err(|error| format!("{error:?}")));
+    assert_eq!(agent.tables().newest.unwrap().claim, claim(1, HOME));
+    agent.enrol("a server", PEER).expect("enrol");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use mysql_async::{Conn, Error, params};
 
+use super::closing::RELEASE;
 use super::{Database, Lost, NAME, REASON, Swap, Unwritten, at, fit, kept, run};
 use crate::authority::Claim;
 use crate::authority::database::Kind;
@@ -19,8 +20,6 @@ const CLAIM: &str = "\
 INSERT INTO dr_agent.authority (epoch, parent, region, server, kind, reason, since)
 SELECT :epoch, :parent, :region, :server, :kind, :reason, UTC_TIMESTAMP(6)
   FROM dr_agent.authority HAVING COALESCE(MAX(epoch), 0) = :parent";
-
-const RELEASE: &str = "UPDATE dr_agent.closing SET until = '2000-01-01' WHERE region = :region AND until = :until";
 
 /// The loser of a deadlock; a lock that somebody holds. Each means that another claim is under way.
 const BEATEN: [u16; 2] = [1213, 1205];

@@ -17,8 +17,9 @@ UPDATE dr_agent.closing
    SET kind = :kind, until = UTC_TIMESTAMP(6) + INTERVAL :seconds SECOND, reason = :reason, by_whom = :by_whom
  WHERE region = :region AND until = :before";
 
-/// A released row stays, so that everybody sees that it was.
-const RELEASE: &str = "UPDATE dr_agent.closing SET until = '2000-01-01' WHERE region = :region AND until = :until";
+/// A released row stays, so that everybody sees that it was ([`super::read::RELEASED`]).
+pub(super) const RELEASE: &str =
+    "UPDATE dr_agent.closing SET until = '2000-01-01' WHERE region = :region AND until = :until";
 
 /// A close to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod mariadb;
 pub mod member;
 pub mod moto;
+pub mod mysql;
 pub mod nginx;
 pub mod served;
 pub mod site;
