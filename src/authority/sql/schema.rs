@@ -69,6 +69,8 @@ const PLACEHOLDER: &str = "<'the password'>";
 /// Why SQL for an account cannot be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
+    #[error("the password is empty")]
+    NoPassword,
     #[error("a backslash or a control character means something else on each server: choose a password without")]
     Password,
     #[error("a user name of 1 to 32 letters, digits, `_`, `-` or `.` is needed")]
@@ -87,6 +89,7 @@ pub fn script(dialect: Dialect, user: &str, password: Option<&str>) -> Result<St
     }
     let password = match password {
         None => PLACEHOLDER.to_owned(),
+        Some("") => return Err(Unwritable::NoPassword),
         Some(text) if text.contains('\\') || text.chars().any(char::is_control) => return Err(Unwritable::Password),
         Some(text) => format!("'{}'", text.replace('\'', "''")),
     };
@@ -139,6 +142,7 @@ mod tests {
     fn a_password_is_quoted_or_refused_and_never_something_else() {
         let with = |password| script(Dialect::Both, "dr_agent", password);
         assert!(with(Some("it's")).unwrap().contains("IDENTIFIED BY 'it''s';"));
+        assert_eq!(with(Some("")), Err(Unwritable::NoPassword));
         assert_eq!(with(Some("a\\")), Err(Unwritable::Password));
         assert_eq!(with(Some("a\nb")), Err(Unwritable::Password));
         assert!(with(None).unwrap().contains("IDENTIFIED BY <"), "which is a syntax error");
