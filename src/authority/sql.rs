@@ -226,3 +226,15 @@ fn fit(text: &str, limit: usize) -> String {
 fn at(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_time_fit_their_columns() {
+        assert_eq!(fit("ünter\nwegs", 7), "ünter w");
+        assert_eq!(at("2026-11-25T15:38:01.1374029Z".parse().unwrap()), "2026-11-25 15:38:01.137402");
+        assert_eq!(at(read::RELEASED), "2000-01-01 00:00:00.000000");
+    }
+}

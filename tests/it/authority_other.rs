@@ -62,7 +62,7 @@ impl Region {
     fn say(&mut self, word: Option<&Value>, taken: BootTime) {
         self.fall_silent();
         let mut config = config::defaults();
-        config.deployment = DEPLOYMENT.to_owned();
+        DEPLOYMENT.clone_into(&mut config.deployment);
         config.listen.public = PublicAddress::Unix(self.scratch.socket());
         config.listen.peer = "127.0.0.1:0".parse().expect("an address");
         config.listen.control = self.scratch.path("control/control.sock");

@@ -120,3 +120,16 @@ pub fn regions_in(reason: &str) -> Vec<String> {
     let word = reason.split(' ').find_map(|word| word.strip_prefix("regions="));
     word.map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_the_regions_is_read_back_from_the_first_rows_reason() {
+        let regions = ["us-east-1".to_owned(), "ap-south-1".to_owned()];
+        assert_eq!(regions_in(&format!("{} by ann, for a reason", regions_word(&regions))), regions);
+        assert_eq!(regions_in(&regions_word(&regions)), regions);
+        assert_eq!(regions_in("a reason"), [""; 0]);
+    }
+}

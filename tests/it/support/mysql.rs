@@ -13,6 +13,7 @@ use super::{Process, eventually, free_port};
 const ROOT: &str = "DR_AGENT_TEST_MYSQL";
 
 /// The root file system; says that the test is skipped if there is none.
+#[allow(clippy::print_stderr, reason = "who reads the test's output is told")]
 pub fn root() -> Option<PathBuf> {
     let root = std::env::var_os(ROOT).map(PathBuf::from);
     if root.is_none() {
