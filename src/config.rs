@@ -11,11 +11,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use crate::health::component::Schedule;
 use crate::health::verdict::Policy;
 use crate::replace::plan::ReplacePolicy;
+
+/// The port of a database where none is given.
+const MYSQL_PORT: u16 = 3306;
 
 /// Everything the agent was told, with defaults filled in and the region's own values picked.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +44,9 @@ pub struct Config {
     pub exec: BTreeMap<String, ExecProbe>,
     pub policy: Policy,
     pub replace: ReplacePolicy,
+    /// Only in a deployment of two regions that names their order.
+    pub authority: Option<Authority>,
+    pub repoint: Repoint,
     /// Networks that may read `/metrics` on the peer listener, beside loopback.
     pub metrics_allow: Vec<Network>,
     /// The CloudWatch namespace of this deployment's metrics; without it nothing is sent there.
@@ -70,12 +77,87 @@ pub struct Network {
     pub prefix: u8,
 }
 
+/// How the two regions agree on who owns the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// Both regions; the order fixes which of them has odd epochs.
+    pub regions: [String; 2],
+    /// One round of all sources.
+    pub poll: Duration,
+    /// How long the first decision of a boot may wait for all sources.
+    pub boot_wait: Duration,
+    /// How long a new owner waits for the old one to close.
+    pub takeover_wait: Duration,
+}
+
+/// How the app learns which database to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repoint {
+    pub apply: Apply,
+    pub verify: Verify,
+    pub outputs: Vec<Output>,
+}
+
+/// What makes the app read its outputs again: this, done to a systemd unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Apply {
+    Reload(String),
+    Restart(String),
+    #[default]
+    Nothing,
+}
+
+/// What proves that the app reaches its writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// A login on the app's path, to a server that takes writes.
+    #[default]
+    Sql,
+    /// A connection to the writer.
+    Tcp,
+    /// A page of the app on this machine.
+    Http(HttpUrl),
+}
+
+/// One file that says which database to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub format: Format,
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `KEY=value` lines, for shells, systemd and containers.
+    Env,
+    Json,
+    /// Server block of the database proxy, which listens on this loopback address.
+    Proxy(SocketAddr),
+}
+
+/// Where a database is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// A name, or an address; an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
 /// The values of one `[region.NAME]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Region {
     pub database: Option<String>,
     pub efs: Option<String>,
     pub url: Option<String>,
+}
+
+impl Region {
+    /// Where the region's database is.
+    #[must_use]
+    pub fn database_at(&self) -> Option<HostPort> {
+        let (host, port) = address::host_and_port(self.database.as_deref()?).ok()?;
+        Some(HostPort { host, port: port.unwrap_or(MYSQL_PORT) })
+    }
 }
 
 /// An `http://` URL to a numeric loopback address or a host name.

@@ -307,6 +307,14 @@ pub fn remember_good(file: &File, state_dir: &Path) -> io::Result<()> {
     write_atomically(&state_dir.join(GOOD), file.text.as_bytes(), 0o600)
 }
 
+/// What [`remember_good`] kept in `dir`.
+///
+/// # Errors
+/// When nothing good is there.
+pub fn kept_good(dir: &Path, region: Option<&str>) -> Result<Config, Problems> {
+    read(&dir.join(GOOD)).and_then(|file| file.config(region))
+}
+
 /// Where systemd says that the state is, else where it usually is.
 fn usual_state_dir() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| validate::STATE_DIR.into(), PathBuf::from)

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Write};
 use std::path::Path;
 
-use super::Config;
 use super::raw::show_duration;
+use super::{Apply, Authority, Config, Format, Repoint, Verify};
 use crate::health::component::Schedule;
 use crate::outputs::cloudwatch;
 
@@ -14,6 +14,10 @@ struct Page(String);
 impl Page {
     fn table(&mut self, name: impl Display) {
         let _ = write!(self.0, "\n[{name}]\n");
+    }
+
+    fn list_table(&mut self, name: &str) {
+        let _ = write!(self.0, "\n[[{name}]]\n");
     }
 
     fn comment(&mut self, text: &str) {
@@ -165,6 +169,13 @@ pub fn as_toml(config: &Config) -> String {
     page.duration("sustain", config.replace.sustain);
     page.duration("cooldown", config.replace.cooldown);
 
+    if let Some(authority) = &config.authority {
+        show_authority(&mut page, authority);
+    }
+    if config.repoint != Repoint::default() {
+        show_repoint(&mut page, &config.repoint);
+    }
+
     page.table("metrics");
     page.list("allow", &config.metrics_allow);
 
@@ -174,4 +185,42 @@ pub fn as_toml(config: &Config) -> String {
         page.text("namespace", namespace);
     }
     page.0
+}
+
+fn show_authority(page: &mut Page, authority: &Authority) {
+    page.table("authority");
+    page.list("regions", &authority.regions);
+    page.duration("poll", authority.poll);
+    page.duration("boot_wait", authority.boot_wait);
+    page.duration("takeover_wait", authority.takeover_wait);
+}
+
+fn show_repoint(page: &mut Page, repoint: &Repoint) {
+    page.table("repoint");
+    let (apply, unit) = match &repoint.apply {
+        Apply::Reload(unit) => ("reload", Some(unit)),
+        Apply::Restart(unit) => ("restart", Some(unit)),
+        Apply::Nothing => ("none", None),
+    };
+    page.text("apply", apply);
+    if let Some(unit) = unit {
+        page.text("unit", unit);
+    }
+    match &repoint.verify {
+        Verify::Sql => page.text("verify", "sql"),
+        Verify::Tcp => page.text("verify", "tcp"),
+        Verify::Http(url) => page.text("verify", &url.text),
+    }
+    for output in &repoint.outputs {
+        page.list_table("repoint.output");
+        match output.format {
+            Format::Env => page.text("format", "env"),
+            Format::Json => page.text("format", "json"),
+            Format::Proxy(listen) => {
+                page.text("format", "proxy");
+                page.text("listen", listen);
+            }
+        }
+        page.path("path", &output.path);
+    }
 }

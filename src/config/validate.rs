@@ -1,7 +1,8 @@
-//! From the file's tables to a [`Config`]: every default and every bound is here, and of the probes in
-//! [`probes`].
+//! From the file's tables to a [`Config`]: every default and every bound is here, and of the probes and of repointing in
+//! [`probes`] and [`repoint`].
 
 mod probes;
+mod repoint;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::raw::{Section, Source};
-use super::{Config, HttpUrl, Listen, PublicAddress, Region, address};
+use super::{Authority, Config, Listen, PublicAddress, Region, address};
 use crate::health::verdict::Policy;
 use crate::replace::plan::ReplacePolicy;
 
@@ -54,6 +55,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
 
     let listen = listen(top.section("listen"));
     let mut probe = top.section("probe");
+    let has_account = probe.has("database");
     let nginx = probes::nginx(probe.section("nginx"));
     let app = probes::app(probe.section("app"));
     let efs = probes::efs(probe.section("efs"), own.efs.clone(), standby);
@@ -77,9 +79,9 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         .collect();
     metrics.end();
 
-    authority(top.section("authority"), &regions);
+    let authority = authority(top.section("authority"), &regions);
     let replace = replace(top.section("replace"), key_file.is_some());
-    repoint(top.section("repoint"));
+    let repoint = repoint::repoint(top.section("repoint"), has_account);
     let mut cloudwatch = top.section("cloudwatch");
     let namespace = cloudwatch.read("namespace", namespace);
     let cloudwatch_is_on = cloudwatch.is_there();
@@ -102,6 +104,8 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         exec,
         policy,
         replace,
+        authority,
+        repoint,
         metrics_allow,
         cloudwatch: cloudwatch_is_on.then(|| namespace.unwrap_or_else(|| "DrAgent".to_owned())),
         regions,
@@ -124,7 +128,8 @@ fn deployment(text: &str) -> Result<String, String> {
 fn regions(top: &mut Section<'_>) -> BTreeMap<String, Region> {
     let mut regions = BTreeMap::new();
     for (name, mut section) in top.named_sections("region") {
-        if word(name, 32, "-").is_err() {
+        // The two words stand for no region where a region is named.
+        if word(name, 32, "-").is_err() || ["none", "unchanged"].contains(&name) {
             top.reject("region", format!("`{name}` is not the name of a region, as in [region.ap-south-1]"));
         }
         let database = section.read("database", |text| address::host_and_port(text).map(|_| text.to_owned()));
@@ -199,24 +204,30 @@ fn policy(mut section: Section<'_>, standby: bool, partial: bool) -> Policy {
     policy
 }
 
-fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>) {
+fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>) -> Option<Authority> {
+    let mut order = None;
     if let Some(list) = section.strings("regions") {
         let tables: Vec<&str> = regions.keys().map(String::as_str).collect();
         let mut sorted = list.clone();
         sorted.sort_unstable();
-        if list.len() != 2 {
+        if let [first, second] = list[..] {
+            if sorted == tables {
+                order = Some([first.to_owned(), second.to_owned()]);
+            } else {
+                let tables = if tables.is_empty() { "none".to_owned() } else { tables.join(", ") };
+                section.reject("regions", format!("must name the regions that have a [region.*] table: {tables}"));
+            }
+        } else {
             section.reject("regions", "must name exactly two regions");
-        } else if sorted != tables {
-            let tables = if tables.is_empty() { "none".to_owned() } else { tables.join(", ") };
-            section.reject("regions", format!("must name the regions that have a [region.*] table: {tables}"));
         }
     } else if section.is_there() && !section.has("regions") {
         section.reject("regions", "name both regions; their order can never be changed afterwards");
     }
-    section.duration("poll", Duration::from_secs(5), INTERVAL);
-    section.duration("boot_wait", Duration::from_secs(10), HOLD);
-    section.duration("takeover_wait", Duration::from_secs(15), HOLD);
+    let poll = section.duration("poll", Duration::from_secs(5), INTERVAL);
+    let boot_wait = section.duration("boot_wait", Duration::from_secs(10), HOLD);
+    let takeover_wait = section.duration("takeover_wait", Duration::from_secs(15), HOLD);
     section.end();
+    Some(Authority { regions: order?, poll, boot_wait, takeover_wait })
 }
 
 fn namespace(text: &str) -> Result<String, String> {
@@ -236,30 +247,4 @@ fn replace(mut section: Section<'_>, has_keys: bool) -> ReplacePolicy {
     };
     section.end();
     policy
-}
-
-fn repoint(mut section: Section<'_>) {
-    let there = section.is_there();
-    let apply = section.word("apply", &["reload", "restart", "none"]);
-    let unit = section.string("unit");
-    if there && apply != "none" && unit.is_none_or(|unit| !unit.ends_with(".service")) {
-        section.reject("unit", format!("`apply = \"{apply}\"` needs the app's unit: unit = \"shop.service\""));
-    }
-    section.read("verify", |text| match text {
-        "sql" | "tcp" => Ok(()),
-        _ => {
-            let url = HttpUrl::parse(text).map_err(|_| "must be `sql`, `tcp` or an `http://` URL on loopback")?;
-            let loopback = url.address().is_some_and(|address| address.ip().to_canonical().is_loopback());
-            if loopback { Ok(()) } else { Err("must be a URL on loopback: the app on this machine".to_owned()) }
-        }
-    });
-    for mut output in section.listed_sections("output") {
-        let format = output.word("format", &["env", "json", "proxy"]);
-        if format != "proxy" && !output.has("path") {
-            output.reject("path", format!("the `{format}` output needs the file to write"));
-        }
-        output.read("path", address::absolute);
-        output.end();
-    }
-    section.end();
 }

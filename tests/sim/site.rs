@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dr_agent::config::{
-    AppProbe, Config, DatabaseProbe, EfsProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, WiringProbe,
+    AppProbe, Config, DatabaseProbe, EfsProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, Repoint,
+    WiringProbe,
 };
 use dr_agent::health::component::Schedule;
 use dr_agent::health::verdict::Policy;
@@ -96,6 +97,8 @@ pub fn config() -> Config {
         },
         replace: ReplacePolicy { enforce: true, sustain: secs(300), cooldown: secs(900) },
         metrics_allow: vec![],
+        authority: None,
+        repoint: Repoint::default(),
         cloudwatch: None,
         regions: BTreeMap::new(),
     }

@@ -9,14 +9,13 @@ use std::time::Duration;
 use super::{INTERVAL, LIMIT, word};
 use crate::config::raw::{Section, show_duration};
 use crate::config::{
-    AppProbe, DatabaseProbe, EfsProbe, ExecProbe, HostProbe, HttpUrl, NginxProbe, WiringProbe, address,
+    AppProbe, DatabaseProbe, EfsProbe, ExecProbe, HostProbe, HttpUrl, MYSQL_PORT, NginxProbe, WiringProbe, address,
 };
 use crate::health::component::Schedule;
 
 const NGINX_URL: &str = "http://127.0.0.1/health/nginx";
 const NGINX_PID_FILE: &str = "/run/nginx.pid";
 const APP_URL: &str = "http://127.0.0.1/";
-const MYSQL_PORT: u16 = 3306;
 
 /// Names that a custom probe must not take: they mean something else in logs, metrics and history.
 const TAKEN: [&str; 8] = ["nginx", "app", "efs", "database", "host", "wiring", "instance", "region"];

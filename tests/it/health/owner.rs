@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use dr_agent::answer::{self, Question};
 use dr_agent::clock::BootTime;
-use dr_agent::config::{Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, WiringProbe};
+use dr_agent::config::{
+    Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, Repoint, WiringProbe,
+};
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
 use dr_agent::input::{Input, Pace};
@@ -73,6 +75,8 @@ pub fn config() -> Config {
         policy: policy(),
         replace: ReplacePolicy { enforce: false, sustain: secs(300), cooldown: secs(900) },
         metrics_allow: vec![],
+        authority: None,
+        repoint: Repoint::default(),
         cloudwatch: None,
         regions: BTreeMap::new(),
     }
