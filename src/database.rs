@@ -15,7 +15,7 @@ use crate::config::DatabaseProbe;
 pub(crate) use dialect::{Dialect, text};
 pub(crate) use failure::server;
 pub(crate) use link::{FILES, Link, Pace};
-pub(crate) use login::TCP;
+pub(crate) use login::{TCP, ask_at};
 
 /// A server, and how to log in there.
 #[derive(Debug, Clone, PartialEq, Eq)]

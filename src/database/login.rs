@@ -111,17 +111,42 @@ pub(super) async fn login(
     let addresses = addresses.await;
     *search = None;
     let addresses = addresses.map_err(could_not_run)??;
+    login_at(endpoint, files, &addresses, enter).await
+}
 
+/// Logs in at one of `addresses`, whatever the name of the server leads to; its certificate is for that name.
+async fn login_at(
+    endpoint: &Endpoint,
+    files: Files,
+    addresses: &[SocketAddr],
+    enter: &mut impl FnMut(&'static str),
+) -> Result<Session, Finding> {
     enter(TCP);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(could_not_run)?;
     let port = listener.local_addr().map_err(could_not_run)?.port();
-    let server = TcpStream::connect(&addresses[..]).await;
-    let server = server.map_err(|error| failure::connect(&error, &addresses))?;
+    let server = TcpStream::connect(addresses).await;
+    let server = server.map_err(|error| failure::connect(&error, addresses))?;
     server.set_nodelay(true).map_err(could_not_run)?;
 
     enter("greeting");
     let tls = files.roots.is_some();
     through(&listener, server, tls, Conn::new(options(endpoint, files, port)), enter).await
+}
+
+/// One login at one of `addresses`, and one operation there.
+///
+/// # Errors
+/// In the words of what failed.
+pub(crate) async fn ask_at<O: Operation>(
+    endpoint: &Endpoint,
+    addresses: &[SocketAddr],
+    operation: &O,
+) -> Result<O::Answer, Finding> {
+    let files = files(endpoint).await?;
+    let mut session = login_at(endpoint, files, addresses, &mut |_| ()).await?;
+    let answer = session.ask(operation).await?;
+    session.close().await;
+    Ok(answer)
 }
 
 /// Lets `driver`, which connects to `listener`, log in at `server`.

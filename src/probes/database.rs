@@ -5,16 +5,26 @@
 //! comes first, that is one failure, and the login goes on.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mysql_async::{Conn, Error};
 use tokio::time::Instant;
 
 use crate::config::DatabaseProbe;
-use crate::database::{Dialect, Endpoint, FILES, Link, Operation, Pace};
+use crate::database::{self, Dialect, Endpoint, FILES, Link, Operation, Pace};
 use crate::health::cause::Cause;
 use crate::observation::{DatabaseFacts, Facts, Finding, Outcome, Stages};
 use crate::probes::Probe;
+
+/// One login at one of `addresses`, under the name and by the account of `config`, and what is found there. The caller
+/// sets a deadline.
+///
+/// # Errors
+/// When nothing is.
+pub(crate) async fn look(config: &DatabaseProbe, addresses: &[SocketAddr]) -> Result<DatabaseFacts, Finding> {
+    database::ask_at(&Endpoint::from(config), addresses, &ReadFacts).await
+}
 
 /// The probe of component `database`.
 pub struct Database {
