@@ -137,11 +137,11 @@ health check type is ELB: Auto Scaling would end the instance.")]
     )]
     Database(DatabaseCommand),
     /// What needs root, for a request of the agent; systemd starts it
-    #[command(after_help = "Examples:\n  dr-agent helper nginx-restart\n  dr-agent helper efs-remount")]
-    Helper {
-        #[arg(value_enum)]
-        verb: HelperVerb,
-    },
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  dr-agent helper nginx-restart\n  dr-agent helper gate-open --wait 12s"
+    )]
+    Helper(HelperCommand),
     /// The version and what it was built with
     #[command(after_help = "Examples:\n  dr-agent version")]
     Version,
@@ -279,12 +279,20 @@ enum Verdict {
     Replace,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HelperVerb {
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum HelperCommand {
     /// Restart nginx, if its configuration is good
     NginxRestart,
     /// Mount the file system anew, if it answers then
     EfsRemount,
+    /// Make the app's outputs say what the agent decided
+    RepointApply,
+    /// Wait, at boot, until the app's outputs are those of this boot; it always ends well
+    GateOpen {
+        /// How long at most
+        #[arg(long, value_name = "TIME", default_value = "12s", value_parser = time::wait)]
+        wait: Duration,
+    },
 }
 
 /// Runs the command that the process was started with.
@@ -317,7 +325,7 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(region)) => config::check(config.as_deref(), region.region),
         Command::Config(ConfigCommand::Show(region)) => config::show(config.as_deref(), region.region),
         Command::Database(DatabaseCommand::Grants(args)) => database::grants(config.as_deref(), &args),
-        Command::Helper { verb } => helper::run(config.as_deref(), verb),
+        Command::Helper(command) => helper::run(config.as_deref(), command),
         Command::Version => version(),
     };
     exit.into()

@@ -38,6 +38,7 @@
 //! | group | the other members' words, every 5 s, 2 s in trouble | [`input::Input::Round`], keys and place | run again |
 //! | replace | snapshots, members' questions | repairs, grants, a mark in Auto Scaling, [`input::Input::Replacement`] | run again |
 //! | cloudwatch | snapshots | one `PutMetricData` a minute | run again |
+//! | repoint | what authority wants, snapshots, the root helper's results | decisions, [`repoint::run::Progress`] | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
 //!
 //! Everything runs on one thread. What could block it is elsewhere: operations on the shared mount in an expendable
@@ -87,6 +88,7 @@ pub mod snapshot;
 // ACT
 pub mod outputs;
 pub mod replace;
+pub mod repoint;
 
 // What they stand on
 pub mod app;
@@ -94,6 +96,7 @@ pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod database;
+pub mod helper;
 pub mod identity;
 pub mod latches;
 pub mod resume;

@@ -14,7 +14,6 @@
 pub mod api;
 pub mod ask;
 pub mod grants;
-pub mod helper;
 pub mod ladder;
 pub mod look;
 pub mod memory;

@@ -1,18 +1,19 @@
 //! `dr-agent helper VERB`: what needs root, done for one request of the agent and told in a file. systemd starts it.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::process::Command;
 use tokio::runtime;
-use tokio::time::timeout;
 
-use super::{Exit, HelperVerb, render};
-use crate::config::load;
-use crate::replace::helper::{Done, Paths};
+use super::{Exit, HelperCommand, render};
+use crate::clock;
+use crate::config::{defaults, load};
+use crate::helper::tool::{self, tool};
+use crate::helper::{Done, Paths};
 use crate::replace::ladder::Verb;
+use crate::repoint::apply;
+use crate::repoint::gate::{self, Opened};
 
 /// All steps together stay under the unit's 30 s.
 const CHECK: Duration = Duration::from_secs(8);
@@ -21,18 +22,11 @@ const MOUNT: Duration = Duration::from_secs(12);
 const ANSWER: Duration = Duration::from_secs(5);
 const DETACH: Duration = Duration::from_secs(2);
 
-/// Characters of a program's complaint that are kept.
-const COMPLAINT: usize = 300;
-
 /// Why a repair failed.
 #[derive(Debug, Error)]
 enum Failed {
-    #[error("`{0}` cannot be run: {1}")]
-    NotRun(String, String),
-    #[error("`{0}` did not end within {1} s")]
-    Late(String, u64),
-    #[error("`{0}`: {1}")]
-    Said(String, String),
+    #[error(transparent)]
+    Tool(#[from] tool::Failed),
     #[error("there is no [probe.efs] in the configuration")]
     NoMount,
     #[error("/etc/fstab has no line for `{0}`")]
@@ -43,21 +37,33 @@ enum Failed {
     Staging(String),
 }
 
-pub(super) fn run(config: Option<&Path>, verb: HelperVerb) -> Exit {
-    let verb = match verb {
-        HelperVerb::NginxRestart => Verb::NginxRestart,
-        HelperVerb::EfsRemount => Verb::EfsRemount,
-    };
+pub(super) fn run(config: Option<&Path>, command: HelperCommand) -> Exit {
+    match command {
+        HelperCommand::NginxRestart => repair(config, Verb::NginxRestart),
+        HelperCommand::EfsRemount => repair(config, Verb::EfsRemount),
+        HelperCommand::RepointApply => repoint_apply(config),
+        HelperCommand::GateOpen { wait } => {
+            gate_open(config, wait);
+            Exit::Ok
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn repair(config: Option<&Path>, verb: Verb) -> Exit {
     let config = load::at_start(config, super::region(None).as_deref()).config;
     let paths = Paths::of(&config.listen.control);
-    let id = match paths.requested(verb) {
+    let id = match paths.requested(verb.name()) {
         Ok(id) => id,
         Err(error) => {
             render::errors(&[format!("there is no request: {error}")]);
             return Exit::Usage;
         }
     };
-    let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else { return Exit::Unknown };
+    let Ok(runtime) = runtime() else { return Exit::Unknown };
     let result = runtime.block_on(async {
         match verb {
             Verb::NginxRestart => nginx_restart().await,
@@ -70,7 +76,7 @@ pub(super) fn run(config: Option<&Path>, verb: HelperVerb) -> Exit {
     // A program that hangs in the dead mount must not keep the result.
     runtime.shutdown_background();
     let done = Done { id, ok: result.is_ok(), error: result.as_ref().err().map(ToString::to_string) };
-    if let Err(error) = paths.report(verb, &done) {
+    if let Err(error) = paths.report(verb.name(), &done) {
         render::errors(&[format!("cannot write the result: {error}")]);
         return Exit::Permission;
     }
@@ -83,10 +89,48 @@ pub(super) fn run(config: Option<&Path>, verb: HelperVerb) -> Exit {
     }
 }
 
+fn repoint_apply(config: Option<&Path>) -> Exit {
+    let Ok(runtime) = runtime() else { return Exit::Unknown };
+    match runtime.block_on(apply::run(config)) {
+        Ok(applied) => {
+            let warning = applied.warning.map(|warning| format!("warning: {warning}"));
+            let problems: Vec<_> = warning.into_iter().chain(applied.done.error).collect();
+            if !problems.is_empty() {
+                render::errors(&problems);
+            }
+            if applied.done.ok { Exit::Ok } else { Exit::Unhealthy }
+        }
+        Err(error @ apply::Failed::Configuration(_)) => {
+            render::error(&error);
+            Exit::Configuration
+        }
+        Err(error) => {
+            render::error(&error);
+            Exit::Unknown
+        }
+    }
+}
+
+/// Whatever goes wrong here, the site must start.
+fn gate_open(path: Option<&Path>, limit: Duration) {
+    let dir = apply::dir();
+    let config = apply::configuration(path, &dir).map_or_else(|_| defaults(), |(config, _)| config);
+    let (Ok(runtime), Ok(boot)) = (runtime(), clock::boot_id()) else { return };
+    let run_dir = config.listen.control.parent().unwrap_or(Path::new("/run/dr-agent"));
+    let opened = runtime.block_on(gate::wait(&config.state_dir, run_dir, &boot, limit));
+    let words = match opened {
+        Opened::NoEpoch => "this machine knows of no owner of the data: nothing to wait for",
+        Opened::Decided => "the agent decided, and the outputs say so",
+        Opened::Late => "the agent did not decide in time: what is closed stays closed, what is open opens",
+    };
+    render::data(&format!("{words}\n"));
+}
+
 /// Not with a configuration that nginx would refuse: then it would be gone for good.
 async fn nginx_restart() -> Result<(), Failed> {
     tool(&["nginx", "-t"], CHECK).await?;
-    tool(&["systemctl", "restart", "nginx"], RESTART).await.map(drop)
+    tool(&["systemctl", "restart", "nginx"], RESTART).await?;
+    Ok(())
 }
 
 /// Mounts it a second time, and puts that in the place of the old one only if it answers: an open port proves a kernel,
@@ -110,30 +154,11 @@ async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
         Ok(_) => {
             // It fails when nothing is mounted there, which is as good.
             drop(tool(&["umount", "--lazy", mount], DETACH).await);
-            tool(&["mount", "--bind", staging, mount], DETACH).await.map(drop)
+            tool(&["mount", "--bind", staging, mount], DETACH).await.map(drop).map_err(Failed::Tool)
         }
         Err(error) => Err(error),
     };
     // What is bound elsewhere stays there.
     drop(tool(&["umount", "--lazy", staging], DETACH).await);
     replaced
-}
-
-/// Runs a program and gives what it wrote; it is killed at its deadline.
-async fn tool(command: &[&str], limit: Duration) -> Result<String, Failed> {
-    let name = command.join(" ");
-    let Some((program, arguments)) = command.split_first() else { return Ok(String::new()) };
-    let mut process = Command::new(program);
-    process.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(limit, process.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(Failed::NotRun(name, error.to_string())),
-        Err(_) => return Err(Failed::Late(name, limit.as_secs())),
-    };
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(COMPLAINT).collect();
-    Err(Failed::Said(name, if said.is_empty() { output.status.to_string() } else { said }))
 }

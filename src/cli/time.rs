@@ -36,6 +36,11 @@ pub(super) fn span(text: &str) -> Result<Span, String> {
     }
 }
 
+/// `12s`.
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    SpanParser::new().parse_unsigned_duration(text).map_err(|_| "write it as `12s`".to_owned())
+}
+
 /// A moment: `03:00` (the last one), `2026-11-23 03:00`, both local; RFC 3339; `-2h`.
 pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
     parse_at(text, &clock::wall().to_zoned_datetime(TimeZone::system()))

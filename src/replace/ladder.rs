@@ -1,7 +1,7 @@
 //! The repair ladder: what is tried on this instance before it is given up. Pure: time is an argument.
 //!
 //! nginx is restarted, a mount is remounted, three times, 40 s apart. What a rung does needs root, and is done by
-//! [`super::helper`]; which one is due is decided here.
+//! [`crate::helper`]; which one is due is decided here.
 
 use std::fmt;
 use std::time::Duration;

@@ -38,10 +38,17 @@
 //! | [`replacement_settled`] | `b3a0cd074bc6576c3b3f0f8d1d4ff99c` | OUTCOME |
 //! | [`grant_judged`] | `54b7c2c393daeb6a1651e3829d72f1b8` | ASKER, DENIAL |
 //! | [`replace_not_saved`] | `2a26a66df6c8ccbcf8e5656564749509` | ERROR |
+//! | [`repoint_decided`] | `5b0f2d1c9e7a4f36a8c1d27e60b94f13` | DECISION, WRITER, EPOCH, WHY |
+//! | [`repoint_applied`] | `c41e8a7702d94b5fb3a6e95d1f07c2a8` | DECISION, WRITER, ERROR |
+//! | [`repoint_judged`] | `0e97b3f45a1c4d2e9f68ca70d3b1582c` | DECISION, SEEN, ERROR |
+//! | [`repoint_stuck`] | `e6a05d9813fb47c08a2b7c4e95d0f361` | PROBLEM |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
+
+mod repoint;
 
 use std::io;
 
+pub use repoint::{repoint_applied, repoint_decided, repoint_judged, repoint_stuck};
 use tracing::{Level, error, info, warn};
 
 use super::ErrorChain;

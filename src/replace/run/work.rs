@@ -9,9 +9,9 @@ use super::outcome::Done;
 use super::{FILE, LANE, Task};
 use crate::clock::{self, BootTime, Stamp};
 use crate::group::keys;
+use crate::helper;
 use crate::replace::api::{Api, Marked, Unavailable};
 use crate::replace::grants::Round;
-use crate::replace::helper;
 use crate::replace::ladder::Verb;
 use crate::replace::memory::{Decision, Outcome};
 use crate::replace::plan::{Fault, LOOK_FRESH, Plan};
@@ -40,7 +40,7 @@ impl<A: Api> Task<A> {
         self.keep().await;
         event::repair_asked(verb, attempt);
         let (paths, request) = (self.paths.clone(), id.clone());
-        let asked = timeout(FILE, LANE.run(move || paths.request(verb, &request))).await;
+        let asked = timeout(FILE, LANE.run(move || paths.request(verb.name(), &request))).await;
         if !matches!(asked, Ok(Ok(Ok(())))) {
             self.repair_words = Some(format!("{verb} could not be asked for"));
         }
@@ -51,7 +51,7 @@ impl<A: Api> Task<A> {
     pub(super) async fn follow_repair(&mut self) {
         let Some(Repair { verb, id, at }) = &self.repair else { return };
         let (paths, verb, wanted, at) = (self.paths.clone(), *verb, id.clone(), *at);
-        let done = timeout(FILE, LANE.run(move || paths.result(verb, &wanted))).await;
+        let done = timeout(FILE, LANE.run(move || paths.result(verb.name(), &wanted))).await;
         let done = done.ok().and_then(Result::ok).flatten();
         let outcome = match done {
             Some(done) if done.ok => None,

@@ -1,14 +1,16 @@
-//! How the agent, which has no rights, has the machine repaired: it writes a request, systemd starts a root helper for
-//! it, and the helper's result is a file that only root can write.
+//! How the agent, which has no rights, has things done that need root: it writes a request, systemd starts a root helper
+//! for it, and the helper's result is a file that only root can write.
+
+pub mod tool;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::ladder::Verb;
 use crate::state::write_atomically;
 
 /// The helper ends within 30 s.
@@ -47,19 +49,19 @@ impl Paths {
         self.results.join("staging")
     }
 
-    fn request_file(&self, verb: Verb) -> PathBuf {
-        self.requests.join(verb.name())
+    fn request_file(&self, verb: &str) -> PathBuf {
+        self.requests.join(verb)
     }
 
-    fn result_file(&self, verb: Verb) -> PathBuf {
+    fn result_file(&self, verb: &str) -> PathBuf {
         self.results.join(format!("{verb}.json"))
     }
 
-    /// Asks for a repair. Blocking.
+    /// Asks for what `verb` names. Blocking.
     ///
     /// # Errors
     /// When the request cannot be written.
-    pub fn request(&self, verb: Verb, id: &str) -> io::Result<()> {
+    pub fn request(&self, verb: &str, id: &str) -> io::Result<()> {
         fs::create_dir_all(&self.requests)?;
         // In place and in one write: systemd watches this file, and an id always has the same length.
         let mut file = fs::File::options().write(true).create(true).truncate(false).open(self.request_file(verb))?;
@@ -70,22 +72,27 @@ impl Paths {
     ///
     /// # Errors
     /// When there is no request.
-    pub fn requested(&self, verb: Verb) -> io::Result<String> {
+    pub fn requested(&self, verb: &str) -> io::Result<String> {
         Ok(fs::read_to_string(self.request_file(verb))?.trim().to_owned())
     }
 
     /// The result of the request `id`, if it is there. Blocking.
     #[must_use]
-    pub fn result(&self, verb: Verb, id: &str) -> Option<Done> {
-        let text = fs::read(self.result_file(verb)).ok()?;
-        serde_json::from_slice::<Done>(&text).ok().filter(|done| done.id == id)
+    pub fn result(&self, verb: &str, id: &str) -> Option<Done> {
+        self.newest(verb).filter(|done: &Done| done.id == id)
+    }
+
+    /// The newest result, of whatever request, if it is there and of this form. Blocking.
+    #[must_use]
+    pub fn newest<T: DeserializeOwned>(&self, verb: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.result_file(verb)).ok()?).ok()
     }
 
     /// Tells what came of a request. Blocking.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn report(&self, verb: Verb, done: &Done) -> io::Result<()> {
+    pub fn report(&self, verb: &str, done: &impl Serialize) -> io::Result<()> {
         fs::create_dir_all(&self.results)?;
         write_atomically(&self.result_file(verb), &serde_json::to_vec(done)?, 0o644)
     }
@@ -95,19 +102,21 @@ impl Paths {
 mod tests {
     use super::*;
 
+    const NGINX: &str = "nginx-restart";
+
     #[test]
     fn a_result_is_only_of_the_request_it_names() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::of(&dir.path().join("run/control.sock"));
         assert_eq!(Paths::of(Path::new("/run/dr-agent/control.sock")).results, Path::new("/run/dr-agent-result"));
-        assert!(paths.requested(Verb::NginxRestart).is_err());
-        paths.request(Verb::NginxRestart, "first").unwrap();
-        paths.request(Verb::NginxRestart, "again").unwrap();
-        assert_eq!(paths.requested(Verb::NginxRestart).unwrap(), "again");
+        assert!(paths.requested(NGINX).is_err());
+        paths.request(NGINX, "first").unwrap();
+        paths.request(NGINX, "again").unwrap();
+        assert_eq!(paths.requested(NGINX).unwrap(), "again");
         let done = Done { id: "again".to_owned(), ok: false, error: Some("nginx -t: no".to_owned()) };
-        paths.report(Verb::NginxRestart, &done).unwrap();
-        assert_eq!(paths.result(Verb::NginxRestart, "again"), Some(done));
-        assert_eq!(paths.result(Verb::NginxRestart, "first"), None);
-        assert_eq!(paths.result(Verb::EfsRemount, "again"), None);
+        paths.report(NGINX, &done).unwrap();
+        assert_eq!(paths.result(NGINX, "again"), Some(done));
+        assert_eq!(paths.result(NGINX, "first"), None);
+        assert_eq!(paths.result("efs-remount", "again"), None);
     }
 }

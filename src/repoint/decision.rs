@@ -1,0 +1,233 @@
+//! What the agent decided, as the root helper reads it: names of regions, never a host.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::state::write_atomically;
+
+/// In the state directory.
+const DIR: &str = "repoint";
+const FILE: &str = "decision.json";
+
+/// No decision is this long.
+const LONGEST: u64 = 4096;
+
+/// Characters of an id, of a region's name and of a state's word.
+const LONGEST_WORD: usize = 64;
+
+/// Which database plays a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Target {
+    /// What it was.
+    Unchanged,
+    None,
+    /// The database of this region.
+    Region(String),
+}
+
+impl Target {
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        match self {
+            Self::Region(name) => Some(name),
+            Self::Unchanged | Self::None => None,
+        }
+    }
+}
+
+impl From<String> for Target {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "none" => Self::None,
+            "unchanged" => Self::Unchanged,
+            _ => Self::Region(text),
+        }
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::None => "none".to_owned(),
+            Target::Unchanged => "unchanged".to_owned(),
+            Target::Region(name) => name,
+        }
+    }
+}
+
+/// One repoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// 32 hexadecimal digits that no other decision has.
+    pub id: String,
+    /// Never [`Target::Unchanged`].
+    pub writer: Target,
+    pub reader: Target,
+    /// Of authority; 0 before the first.
+    pub epoch: u64,
+    /// Of authority, as the app is told.
+    pub state: String,
+    /// Only for an instance whose outputs never had a writer.
+    #[serde(default)]
+    pub only_new: bool,
+    /// Takes back the decision of this id. What was there before it comes back if it has this decision's writer; else
+    /// there is no writer.
+    #[serde(default)]
+    pub rollback: Option<String>,
+}
+
+/// Why there is no decision to carry out.
+#[derive(Debug, Error)]
+pub enum Unusable {
+    #[error("cannot read {path}")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    #[error("{0} is not a regular file of at most {LONGEST} bytes")]
+    NotAFile(PathBuf),
+    #[error("{path} is not a decision")]
+    Malformed {
+        path: PathBuf,
+        #[source]
+        error: serde_json::Error,
+    },
+    #[error("{path} has a `{field}` that is not one")]
+    Field { path: PathBuf, field: &'static str },
+}
+
+/// Where the decision is.
+#[must_use]
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(DIR).join(FILE)
+}
+
+/// Writes the decision. After a crash at any point the old or the new one is there. Blocking.
+///
+/// # Errors
+/// When the state directory cannot be written.
+pub fn write(state_dir: &Path, decision: &Decision) -> io::Result<()> {
+    let dir = state_dir.join(DIR);
+    match fs::DirBuilder::new().mode(0o755).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    write_atomically(&dir.join(FILE), &serde_json::to_vec(decision)?, 0o644)
+}
+
+/// Reads the decision. Its folder is the agent's, and what it says reaches files of root: so nothing but a plain file is
+/// read, and no word passes that could be more than a word. Blocking.
+///
+/// # Errors
+/// When there is none, or it is not one.
+pub fn read(state_dir: &Path) -> Result<Decision, Unusable> {
+    let path = path(state_dir);
+    let unreadable = |error| Unusable::Unreadable { path: path.clone(), error };
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() || meta.len() > LONGEST {
+        return Err(Unusable::NotAFile(path));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).map_err(unreadable)?;
+    let decision: Decision =
+        serde_json::from_slice(&text).map_err(|error| Unusable::Malformed { path: path.clone(), error })?;
+    let field = |field| Err(Unusable::Field { path: path.clone(), field });
+    if !is_word(&decision.id) || decision.rollback.as_deref().is_some_and(|id| !is_word(id)) {
+        return field("id");
+    }
+    if decision.writer == Target::Unchanged || decision.writer.region().is_some_and(|name| !is_word(name)) {
+        return field("writer");
+    }
+    if decision.reader.region().is_some_and(|name| !is_word(name)) {
+        return field("reader");
+    }
+    if !is_word(&decision.state) {
+        return field("state");
+    }
+    Ok(decision)
+}
+
+fn is_word(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=LONGEST_WORD).contains(&text.len()) && text.chars().all(fits)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    pub(in crate::repoint) fn decision(id: &str, writer: &str, reader: &str) -> Decision {
+        Decision {
+            id: id.to_owned(),
+            writer: writer.to_owned().into(),
+            reader: reader.to_owned().into(),
+            epoch: 3,
+            state: "owner".to_owned(),
+            only_new: false,
+            rollback: None,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(read(dir.path()), Err(Unusable::Unreadable { .. })));
+        for decision in [
+            decision("a1", "ap-south-1", "unchanged"),
+            Decision { rollback: Some("a1".to_owned()), ..decision("a2", "none", "us-east-1") },
+        ] {
+            write(dir.path(), &decision).unwrap();
+            assert_eq!(read(dir.path()).unwrap(), decision);
+        }
+        let text = fs::read_to_string(path(dir.path())).unwrap();
+        assert!(text.contains(r#""writer":"none","reader":"us-east-1","epoch":3"#), "{text}");
+    }
+
+    #[test]
+    fn nothing_passes_that_is_more_than_a_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = decision("a1", "ap-south-1", "ap-south-1");
+        for (field, bad) in [
+            ("id", Decision { id: "../x".to_owned(), ..good.clone() }),
+            ("id", Decision { rollback: Some(String::new()), ..good.clone() }),
+            ("writer", Decision { writer: Target::Unchanged, ..good.clone() }),
+            ("writer", Decision { writer: Target::Region("a\nb".to_owned()), ..good.clone() }),
+            ("reader", Decision { reader: Target::Region("a b".to_owned()), ..good.clone() }),
+            ("state", Decision { state: "x\nPATH=/tmp".to_owned(), ..good.clone() }),
+        ] {
+            write(dir.path(), &bad).unwrap();
+            let error = read(dir.path()).unwrap_err();
+            assert!(matches!(error, Unusable::Field { field: found, .. } if found == field), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_a_plain_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &decision("a1", "none", "none")).unwrap();
+        let real = dir.path().join("elsewhere");
+        fs::rename(path(dir.path()), &real).unwrap();
+        symlink(&real, path(dir.path())).unwrap();
+        assert!(matches!(read(dir.path()), Err(Unusable::Unreadable { .. })), "a link");
+        fs::remove_file(path(dir.path())).unwrap();
+        fs::create_dir(path(dir.path())).unwrap();
+        assert!(matches!(read(dir.path()), Err(Unusable::NotAFile(_))), "a folder");
+        fs::remove_dir(path(dir.path())).unwrap();
+        fs::write(path(dir.path()), vec![b' '; 5000]).unwrap();
+        assert!(matches!(read(dir.path()), Err(Unusable::NotAFile(_))), "too long");
+        fs::write(path(dir.path()), "{").unwrap();
+        assert!(matches!(read(dir.path()), Err(Unusable::Malformed { .. })));
+    }
+}

@@ -1,0 +1,299 @@
+//! The task that carries the plan out, thinly: one step at a time, each with its deadline, and a new wish ends the step
+//! that is under way. Nothing here decides; [`super::plan`] does.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::apply::Applied;
+use super::decision;
+use super::look::{self, Look};
+use super::plan::{Draft, Goal, Phase, Plan, Step, Wanted};
+use super::{VERB, gate, sessions, verify};
+use crate::clock::BootTime;
+use crate::config::HostPort;
+use crate::group::keys;
+use crate::helper::Paths;
+use crate::probes::blocking::Lane;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{ErrorChain, event};
+
+/// Reading or writing a small file on a local disk.
+const FILE: Duration = Duration::from_secs(2);
+/// Between two looks for the helper's result.
+const RESULT: Duration = Duration::from_millis(50);
+/// How often sessions to a former writer are counted while there may be some.
+const COUNT: Duration = Duration::from_secs(5);
+/// They are not looked for any more when there was none for so long after the change.
+const COUNT_FOR: Duration = Duration::from_secs(60);
+/// Addresses of a former writer that are kept in mind.
+const ADDRESSES: usize = 64;
+
+static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+
+/// What the task is given.
+#[derive(Debug, Clone)]
+pub struct Channels<L> {
+    pub look: L,
+    pub state_dir: PathBuf,
+    pub boot: String,
+    /// `None` until the first decision of this boot.
+    pub wanted: watch::Receiver<Option<Wanted>>,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub progress: watch::Sender<Arc<Progress>>,
+}
+
+/// Where the app's endpoints stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub plan: Plan,
+    /// What is wanted, if that names a writer or none.
+    pub goal: Option<Goal>,
+    /// The app was seen to reach the writer that is wanted; or it has none, as is wanted.
+    pub is_reached: bool,
+    /// Established connections of this instance to a database that is not its writer any more.
+    pub old_writer_sessions: usize,
+}
+
+struct Task<L> {
+    channels: Channels<L>,
+    snapshot: Arc<Snapshot>,
+    paths: Paths,
+    plan: Plan,
+    goal: Option<Goal>,
+    /// It was said that this boot's first decision is in the outputs.
+    is_said: bool,
+    /// Where the writer is that was seen to be reached.
+    writer_at: Vec<SocketAddr>,
+    /// Where former writers were, and since when nobody should be there.
+    former: BTreeSet<SocketAddr>,
+    left: BootTime,
+    sessions: usize,
+    counted: BootTime,
+    problem: Option<String>,
+}
+
+/// Runs until cancelled.
+pub async fn run<L: Look>(channels: Channels<L>, cancelled: CancellationToken) {
+    tokio::select! {
+        () = cancelled.cancelled() => {}
+        () = Task::start(channels) => {}
+    }
+}
+
+impl<L: Look> Task<L> {
+    async fn start(channels: Channels<L>) {
+        let snapshot = Arc::clone(&channels.snapshots.borrow());
+        let paths = Paths::of(&snapshot.config.listen.control);
+        let (dir, results) = (channels.state_dir.clone(), paths.clone());
+        let known = LANE.run(move || (decision::read(&dir).ok(), results.newest::<Applied>(VERB)));
+        let (decision, applied) = timeout(FILE, known).await.ok().and_then(Result::ok).unwrap_or_default();
+        let plan = decision.map(|decision| Plan::resume(decision, &snapshot.config, BootTime::now()));
+        let mut plan = plan.unwrap_or_default();
+        if let Some(applied) = applied {
+            plan.recall(&applied);
+        }
+        let task = Self {
+            paths,
+            snapshot,
+            plan,
+            goal: None,
+            is_said: false,
+            writer_at: Vec::new(),
+            former: BTreeSet::new(),
+            left: BootTime::now(),
+            sessions: 0,
+            counted: BootTime::now(),
+            problem: None,
+            channels,
+        };
+        task.turn().await;
+    }
+
+    async fn turn(mut self) {
+        let (mut wanted, mut snapshots) = (self.channels.wanted.clone(), self.channels.snapshots.clone());
+        loop {
+            self.snapshot = Arc::clone(&snapshots.borrow_and_update());
+            let now_wanted = wanted.borrow_and_update().clone();
+            self.goal = now_wanted.as_ref().and_then(|wanted| Goal::of(wanted, &self.snapshot.config));
+            if now_wanted.is_some() && self.goal.as_ref().is_none_or(|goal| self.plan.is_applied(goal)) {
+                self.say_decided().await;
+            }
+            self.count_sessions().await;
+            self.tell();
+            let step = match self.plan.next(self.goal.as_ref(), BootTime::now()) {
+                Step::Decide(draft) => {
+                    self.decide(*draft).await;
+                    continue;
+                }
+                step => step,
+            };
+            let config = Arc::clone(&self.snapshot.config);
+            tokio::select! {
+                // It may be dropped: it only looks, or it is asked for again.
+                () = self.take(step) => {}
+                changed = wanted.changed() => if changed.is_err() { return },
+                changed = snapshots.wait_for(|snapshot| !Arc::ptr_eq(&snapshot.config, &config)) => {
+                    if changed.is_err() { return }
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Rest(until) => self.rest(until).await,
+            Step::Await => self.look_for_result().await,
+            Step::Ask => {
+                if let Some(current) = &self.plan.current {
+                    let id = current.decision.id.clone();
+                    self.ask(&id).await;
+                }
+                self.plan.asked(BootTime::now());
+                self.look_for_result().await;
+            }
+            Step::Look { region, at } => {
+                let Some(goal) = self.goal.clone() else { return };
+                let config = Arc::clone(&self.snapshot.config);
+                let result = match &config.database {
+                    Some(account) => self.channels.look.prove(account, &at).await,
+                    None => Err("there is no account to look with: [probe.database] is missing".to_owned()),
+                };
+                let result = result.and_then(|read| {
+                    look::judge(&read, &region, goal.wanted.epoch).map_err(|objection| objection.to_string())
+                });
+                self.plan.looked(&goal, result, BootTime::now());
+            }
+            // Not here: it is not to be dropped halfway.
+            Step::Decide(_) => {}
+            Step::Verify(at) => self.verify(&at).await,
+        }
+    }
+
+    async fn verify(&mut self, at: &HostPort) {
+        let result = verify::verify(&self.snapshot.config, at).await;
+        let result = result.map_err(|error| ErrorChain(&error).to_string());
+        if result.is_ok()
+            && let Ok(addresses) = verify::resolve(at).await
+        {
+            self.former.retain(|address| !addresses.contains(address));
+            self.writer_at = addresses;
+        }
+        let is_first = !self.is_failing();
+        self.plan.verified(result, BootTime::now());
+        if let Some(current) = self.plan.current.as_ref().filter(|_| is_first || !self.is_failing()) {
+            event::repoint_judged(current);
+        }
+    }
+
+    /// An attempt to verify the decision has failed.
+    fn is_failing(&self) -> bool {
+        let phase = self.plan.current.as_ref().map(|current| &current.phase);
+        matches!(phase, Some(Phase::Applied { failed: Some(_), .. }))
+    }
+
+    async fn rest(&self, until: Option<BootTime>) {
+        let now = BootTime::now();
+        let until = until.map(|until| until.since(now));
+        let count = (!self.former.is_empty()).then_some(COUNT);
+        match [until, count].into_iter().flatten().min() {
+            Some(wait) => sleep(wait).await,
+            None => pending().await,
+        }
+    }
+
+    async fn decide(&mut self, draft: Draft) {
+        let Some(id) = keys::nonce() else { return self.fail("no random number for a decision".to_owned()).await };
+        self.remember_former(&draft);
+        let decision = draft.decision(id);
+        let (dir, text) = (self.channels.state_dir.clone(), decision.clone());
+        let written = timeout(FILE, LANE.run(move || decision::write(&dir, &text))).await;
+        if let Ok(Ok(Ok(()))) = written {
+            self.problem = None;
+            event::repoint_decided(&decision, &draft.purpose);
+            self.ask(&decision.id).await;
+            self.plan.decided(draft, decision, BootTime::now());
+        } else {
+            self.fail("the decision could not be written down".to_owned()).await;
+        }
+    }
+
+    async fn fail(&mut self, problem: String) {
+        if self.problem.as_ref() != Some(&problem) {
+            event::repoint_stuck(&problem);
+            self.problem = Some(problem);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+
+    async fn ask(&self, id: &str) {
+        let (paths, id) = (self.paths.clone(), id.to_owned());
+        // It is asked again until there is a result.
+        drop(timeout(FILE, LANE.run(move || paths.request(VERB, &id))).await);
+    }
+
+    async fn look_for_result(&mut self) {
+        sleep(RESULT).await;
+        let paths = self.paths.clone();
+        let found = timeout(FILE, LANE.run(move || paths.newest::<Applied>(VERB))).await;
+        let Some(applied) = found.ok().and_then(Result::ok).flatten() else { return };
+        let current = self.plan.current.as_ref().map(|current| current.decision.id.clone());
+        if current.as_ref() == Some(&applied.done.id) {
+            event::repoint_applied(&applied);
+            self.plan.applied(&applied, BootTime::now());
+        }
+    }
+
+    async fn say_decided(&mut self) {
+        if self.is_said {
+            return;
+        }
+        let run_dir = self.snapshot.config.listen.control.parent().map(PathBuf::from).unwrap_or_default();
+        let boot = self.channels.boot.clone();
+        let said = timeout(FILE, LANE.run(move || gate::say_decided(&run_dir, &boot))).await;
+        self.is_said = matches!(said, Ok(Ok(Ok(()))));
+    }
+
+    /// Keeps in mind where the writer was that is left now.
+    fn remember_former(&mut self, draft: &Draft) {
+        if self.plan.present.as_ref() != Some(&draft.writer) {
+            self.former.extend(self.writer_at.drain(..).take(ADDRESSES));
+            self.left = BootTime::now();
+        }
+    }
+
+    async fn count_sessions(&mut self) {
+        let now = BootTime::now();
+        if self.former.is_empty() || now.since(self.counted) < COUNT {
+            return;
+        }
+        self.counted = now;
+        let former = self.former.clone();
+        if let Ok(Ok(Ok(count))) = timeout(FILE, LANE.run(move || sessions::established(&former))).await {
+            self.sessions = count;
+        }
+        if self.sessions == 0 && now.since(self.left) >= COUNT_FOR {
+            self.former.clear();
+        }
+    }
+
+    fn tell(&self) {
+        let goal = self.goal.clone();
+        let is_reached = goal.as_ref().is_some_and(|goal| self.plan.is_reached(goal));
+        let progress = Progress { plan: self.plan.clone(), goal, is_reached, old_writer_sessions: self.sessions };
+        self.channels.progress.send_if_modified(|told| {
+            let is_news = **told != progress;
+            if is_news {
+                *told = Arc::new(progress);
+            }
+            is_news
+        });
+    }
+}
