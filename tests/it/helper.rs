@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dr_agent::replace::helper::{Done, Paths};
+use dr_agent::helper::{Done, Paths};
 use dr_agent::replace::ladder::Verb;
 
 use crate::support::agent::Agent;
@@ -41,7 +41,7 @@ impl Helper {
     fn run(&self, verb: Verb) -> (Option<i32>, Done) {
         fs::create_dir_all(self.agent.control_socket().parent().unwrap()).unwrap();
         let id = "0123456789abcdef0123456789abcdef";
-        self.paths().request(verb, id).unwrap();
+        self.paths().request(verb.name(), id).unwrap();
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.programs.display());
         let status = Command::new(agent_binary())
             .args(["helper", verb.name(), "--config"])
@@ -50,7 +50,7 @@ impl Helper {
             .env("LIBMOUNT_FSTAB", &self.fstab)
             .status()
             .unwrap();
-        (status.code(), self.paths().result(verb, id).expect("it says what came of this request"))
+        (status.code(), self.paths().result(verb.name(), id).expect("it says what came of this request"))
     }
 }
 

@@ -16,6 +16,7 @@ pub mod member;
 pub mod moto;
 pub mod mysql;
 pub mod nginx;
+pub mod repoint;
 pub mod served;
 pub mod site;
 pub mod tcp;
