@@ -15,6 +15,7 @@ use tokio::runtime;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority;
 use crate::aws::Aws;
 use crate::certificates;
 use crate::clock::{self, BootTime};
@@ -30,6 +31,8 @@ use crate::outputs::{cloudwatch, markers, persist};
 use crate::replace;
 use crate::replace::api::AutoScaling;
 use crate::replace::run::Channels;
+use crate::repoint;
+use crate::repoint::sql::Sql;
 use crate::snapshot::{About, Snapshot};
 use crate::supervise::Supervisor;
 use crate::telemetry::{self, event};
@@ -113,6 +116,9 @@ impl Bound {
         let (identity, identities) = watch::channel(Arc::default());
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (records, its_records) = watch::channel(Arc::default());
+        let (progress, its_progress) = watch::channel(Arc::default());
+        let (wanted, its_wanted) = watch::channel(None);
+        let (orders, ordered) = mpsc::channel(QUESTIONS);
         let knocks = Knocks::default();
         let shared = Shared {
             dir: config.state_dir.clone(),
@@ -138,7 +144,7 @@ impl Bound {
             peer.serve(s.snapshots, s.standing, knocks.clone(), members, s.cancelled)
         });
         shared.essential(&mut tasks, "control listener", |s| {
-            let orders = Control { state_dir: s.dir, boot: s.boot, inputs: s.inputs, records: its_records };
+            let orders = Control { state_dir: s.dir, boot: s.boot, inputs: s.inputs, records: its_records, orders };
             control.serve(s.snapshots, orders, s.cancelled)
         });
         shared.restarted(&mut tasks, "markers", |s| markers::run(s.dir, s.snapshots, s.inputs, s.cancelled));
@@ -157,6 +163,31 @@ impl Bound {
                 inputs: s.inputs,
             };
             replace::run::run(channels, s.cancelled)
+        });
+        let ordered = Arc::new(Mutex::new(ordered));
+        shared.restarted(&mut tasks, "authority", move |s| {
+            let channels = authority::run::Channels {
+                aws: s.aws,
+                boot: s.boot,
+                snapshots: s.snapshots,
+                standing: s.standing,
+                progress: its_progress.clone(),
+                wanted: wanted.clone(),
+                inputs: s.inputs,
+                questions: Arc::clone(&ordered),
+            };
+            authority::run::run(channels, s.cancelled)
+        });
+        shared.restarted(&mut tasks, "repoint", move |s| {
+            let channels = repoint::run::Channels {
+                look: Sql { snapshots: s.snapshots.clone() },
+                state_dir: s.dir,
+                boot: s.boot,
+                wanted: its_wanted.clone(),
+                snapshots: s.snapshots,
+                progress: progress.clone(),
+            };
+            repoint::run::run(channels, s.cancelled)
         });
 
         // OBSERVE

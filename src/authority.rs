@@ -4,7 +4,7 @@
 //! Pure: [`decide::decide`] makes of [`facts::Facts`] and a [`memory::Memory`] one [`decide::Decision`] and the next
 //! memory. Its parts: [`learn`] (what is known), [`takeover`] (may a new owner open), [`closing`] (planned closes),
 //! [`claim`] (may an epoch be written, by whom), [`outputs`] (what follows for gate, writer and region, in which order).
-//! What others are told of it is in [`word`].
+//! What others are told of it is in [`word`]. [`run`] asks the sources ([`sql`], [`other`]) and carries it out.
 
 pub mod claim;
 pub mod closing;
@@ -16,6 +16,8 @@ pub mod memory;
 pub mod operator;
 pub mod other;
 pub mod outputs;
+pub mod run;
+pub mod said;
 pub mod sql;
 pub mod takeover;
 pub mod why;

@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, all else to stderr; everything is readable without colour; what is wrong
 //! comes with a `hint:` line that says what to do. Only [`render`] prints.
 
+mod authority;
 mod check;
 mod client;
 mod config;
@@ -136,6 +137,29 @@ health check type is ELB: Auto Scaling would end the instance.")]
         after_help = "Examples:\n  dr-agent database grants\n  dr-agent database grants --dialect mariadb"
     )]
     Database(DatabaseCommand),
+    /// Who owns the data: this region or the other one, and why
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  dr-agent authority show\n  dr-agent authority init --reason 'first set-up'"
+    )]
+    Authority(AuthorityCommand),
+    /// Close this region on purpose, open it again, and see how far that is
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  dr-agent fence status\n  dr-agent fence close --reason 'failback' --for 30m"
+    )]
+    Fence(FenceCommand),
+    /// Rehearse a failover: this region answers 503 to Route 53 for a while, and serves whoever comes
+    #[command(after_help = "\
+Examples:
+  dr-agent drill --reason 'quarterly rehearsal' --for 10m
+
+It is written into this region's database, so every agent obeys it, and it ends by itself even if all agents are gone.
+`dr-agent fence release` ends it sooner.")]
+    Drill(CloseArgs),
+    /// Keys by which agents know each other
+    #[command(subcommand, after_help = "Examples:\n  dr-agent key generate > /etc/dr-agent/group.key")]
+    Key(KeyCommand),
     /// What needs root, for a request of the agent; systemd starts it
     #[command(
         subcommand,
@@ -261,6 +285,78 @@ enum SqlDialect {
     Mariadb,
 }
 
+#[derive(Debug, Subcommand)]
+enum AuthorityCommand {
+    /// What the running agent knows of it
+    #[command(after_help = "Examples:\n  dr-agent authority show\n  dr-agent authority show --format json")]
+    Show(FormatArg),
+    /// Write the first epoch: this region owns the data from now on. Once, on the primary's side
+    #[command(after_help = "Examples:\n  dr-agent authority init --reason 'first set-up'")]
+    Init(InitArgs),
+    /// Write an epoch above everything that is known, where the agents may not do it by themselves
+    #[command(after_help = "Examples:\n  dr-agent authority claim --reason 'promoted by hand, never seen replicating'")]
+    Claim(ClaimArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum FenceCommand {
+    /// Whether this region is closed, since when, why, and how far a planned close is
+    #[command(after_help = "Examples:\n  dr-agent fence status")]
+    Status(FormatArg),
+    /// Close this region for users and writers, for a while, so that the other one can be promoted without loss
+    #[command(after_help = "Examples:\n  dr-agent fence close --reason 'failback to ap-south-1' --for 30m")]
+    Close(CloseArgs),
+    /// End a planned close; where a higher epoch exists it is a claim, which gives up what the other region has written
+    #[command(after_help = "Examples:\n  dr-agent fence release --reason 'not today'")]
+    Release(ClaimArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a new key, for a line of `key_file`
+    #[command(after_help = "Examples:\n  dr-agent key generate")]
+    Generate,
+}
+
+#[derive(Debug, Args)]
+struct FormatArg {
+    #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Why, for whoever reads the row
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Although the other region's database cannot be read, or is writable too
+    #[arg(long)]
+    force: bool,
+    /// What would have to be typed otherwise
+    #[arg(long, value_name = "TEXT")]
+    yes: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ClaimArgs {
+    /// Why, for whoever reads the row
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// What would have to be typed otherwise
+    #[arg(long, value_name = "TEXT")]
+    yes: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct CloseArgs {
+    /// Why, for whoever finds it closed
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// How long, at most 24h
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::span)]
+    span: time::Span,
+}
+
 const FORMAT: &str = "Text for people, or versioned JSON for programs";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -325,6 +421,10 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(region)) => config::check(config.as_deref(), region.region),
         Command::Config(ConfigCommand::Show(region)) => config::show(config.as_deref(), region.region),
         Command::Database(DatabaseCommand::Grants(args)) => database::grants(config.as_deref(), &args),
+        Command::Authority(command) => authority::authority(&socket(), command),
+        Command::Fence(command) => authority::fence(&socket(), command),
+        Command::Drill(args) => authority::drill(&socket(), args.reason, args.span),
+        Command::Key(KeyCommand::Generate) => authority::generate_key(),
         Command::Helper(command) => helper::run(config.as_deref(), command),
         Command::Version => version(),
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::authority::said::Said;
 use crate::certificates::Certificate;
 use crate::config::Config;
 use crate::group::view::Round;
@@ -30,6 +31,8 @@ pub enum Input {
     Replacement(Arc<replace::outlook::Outlook>),
     /// Whether `public/fenced` exists.
     Gate { closed: bool },
+    /// What was decided about who owns the data.
+    Authority(Arc<Said>),
     /// A new configuration is in force, or the old one with new problems, or it is now known who this is.
     Reconfigured(Arc<Config>, About),
 }

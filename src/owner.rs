@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::answer;
+use crate::authority::said::Said;
 use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
@@ -56,6 +57,7 @@ pub struct Owner {
     state: Arc<State>,
     certificates: Arc<Vec<Certificate>>,
     replacement: Arc<replace::outlook::Outlook>,
+    authority: Option<Arc<Said>>,
     last: Option<(&'static str, &'static str)>,
 }
 
@@ -89,6 +91,7 @@ impl Owner {
             state: Arc::new(state),
             certificates: Arc::default(),
             replacement: Arc::default(),
+            authority: None,
             last: None,
         };
         owner.reconfigure(config, now);
@@ -137,6 +140,7 @@ impl Owner {
             }
             Input::Certificates(certificates) => self.certificates = Arc::new(certificates),
             Input::Replacement(status) => self.replacement = status,
+            Input::Authority(said) => self.hear_authority(said),
             Input::Gate { closed } => {
                 if closed != self.gate_closed {
                     event::gate_changed(closed);
@@ -162,15 +166,24 @@ impl Owner {
         }
         let owner = &self.about.owner;
         let group = self.peers.group(&self.components, &self.config.deployment, owner.region.as_deref(), now);
+        let authority = self.authority.as_deref();
+        let mut policy = self.config.policy.clone();
+        policy.standby = authority.map_or(policy.standby, Said::is_standby);
         let inputs = Inputs {
             components: &self.components,
             group: &group,
-            policy: &self.config.policy,
+            policy: &policy,
+            undecided: authority.is_some_and(Said::is_undecided),
             draining: self.latches.get(Kind::Drain).is_some() || self.lifecycle.drain().is_some(),
             gate_closed: self.gate_closed,
             now,
         };
-        let (instance, region) = self.doors.judge(&inputs);
+        let (instance, mut region) = self.doors.judge(&inputs);
+        if let Some(state) =
+            authority.and_then(|said| said.region(group.region_closed)).filter(|_| region.state.is_ok())
+        {
+            region.state = state;
+        }
         let components = self.components.iter().map(|c| (c.clone(), verdict::domain(c, &inputs))).collect::<Vec<_>>();
         self.record_verdicts(&instance, &region, wall);
         self.remember();
@@ -196,7 +209,8 @@ impl Owner {
             state: Arc::clone(&self.state),
             certificates: Arc::clone(&self.certificates),
             answers: Default::default(),
-            proof: None,
+            proof: self.authority.as_ref().map(|said| answer::proven(&said.proof)),
+            authority: self.authority.clone(),
         };
         snapshot.answers = answer::render_all(&snapshot);
         snapshot
@@ -230,6 +244,20 @@ impl Owner {
         self.doors = Doors::new(verdict::Memory { same_boot: true, ..verdict::Memory::default() }, now);
         self.state = Arc::default();
         self.history = Arc::default();
+    }
+
+    fn hear_authority(&mut self, said: Arc<Said>) {
+        let state = |said: &Said| said.decision.state.name();
+        let before = self.authority.as_deref().map_or("none", state);
+        if before != state(&said) {
+            let why: Vec<_> = said.decision.why.iter().map(ToString::to_string).collect();
+            let detail = why.join("; ").chars().take(HISTORY_DETAIL).collect();
+            self.remember_transition(HistoryEntry {
+                detail,
+                ..verdict_entry(clock::wall(), "authority", before, state(&said))
+            });
+        }
+        self.authority = Some(said);
     }
 
     fn record(&mut self, transition: Option<Transition>) {
@@ -291,6 +319,11 @@ impl Owner {
             region_closed: self.doors.region_closed(),
             holds: self.doors.holds().clone(),
             lifecycle: self.lifecycle.clone(),
+            authority: self
+                .authority
+                .as_ref()
+                .map(|said| said.memory().clone())
+                .or_else(|| self.state.authority.clone()),
         };
         if state != *self.state {
             self.state = Arc::new(state);

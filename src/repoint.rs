@@ -23,6 +23,7 @@ pub mod render;
 pub mod run;
 pub mod sessions;
 pub mod set;
+pub mod sql;
 mod unit;
 pub mod verify;
 pub mod words;

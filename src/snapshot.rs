@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::authority::said::Said;
 use crate::certificates::Certificate;
 use crate::clock::BootTime;
 use crate::config::Config;
@@ -93,6 +94,8 @@ pub struct Snapshot {
     /// The answer to the other region's agents, who sign their question
     /// ([`crate::answer::proven`]); `None`: what anybody gets.
     pub proof: Option<Bytes>,
+    /// What was decided about who owns the data; `None` without two regions.
+    pub authority: Option<Arc<Said>>,
 }
 
 impl Snapshot {

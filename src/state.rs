@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::authority::memory::Memory;
 use crate::clock::BootTime;
 use crate::health::verdict::HoldOn;
 use crate::identity::lifecycle::Lifecycle;
@@ -90,6 +91,9 @@ pub struct State {
     /// Where Auto Scaling and EC2 take the instance; meaningful in the same boot only.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// What decisions about the owner of the data remember.
+    #[serde(default)]
+    pub authority: Option<Memory>,
 }
 
 fn known_holds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<HoldOn, BootTime>, D::Error> {

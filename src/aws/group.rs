@@ -5,7 +5,9 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::config::Builder;
-use aws_sdk_autoscaling::types::{Activity, AutoScalingGroup, InstanceRefreshStatus, ScalingActivityStatusCode, Tag};
+use aws_sdk_autoscaling::types::{
+    Activity, AutoScalingGroup, InstanceRefreshStatus, ScalingActivityStatusCode, Tag, TagDescription,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Aws, Failure, call};
@@ -87,14 +89,33 @@ impl Aws {
         Ok(found.find(|found| found.instance_id() == Some(instance)).and_then(|found| found.auto_scaling_group_name))
     }
 
-    /// Writes the note of the last replacements (256 characters at most) on `group`, not on its instances.
+    /// Writes the note of the last replacements (256 characters at most) on `group`.
     ///
     /// # Errors
     /// When the call fails, within 10 s.
     pub async fn note_replacement(&self, region: &str, group: &str, note: &str) -> Result<(), Failure> {
+        self.tag(region, group, LAST_REPLACEMENT_TAG, note).await
+    }
+
+    /// The tags of `group`.
+    ///
+    /// # Errors
+    /// When the call fails, within 10 s.
+    pub async fn tags(&self, region: &str, group: &str) -> Result<Vec<(String, String)>, Failure> {
+        let client = self.clients(region).auto_scaling;
+        let found = described(&client, group).await?;
+        let pair = |tag: &TagDescription| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+        Ok(found.iter().flat_map(AutoScalingGroup::tags).filter_map(pair).collect())
+    }
+
+    /// Writes one tag on `group`, not on its instances.
+    ///
+    /// # Errors
+    /// When the call fails, within 10 s.
+    pub async fn tag(&self, region: &str, group: &str, key: &str, value: &str) -> Result<(), Failure> {
         let client = self.clients(region).auto_scaling;
         let tag = Tag::builder().resource_id(group).resource_type("auto-scaling-group");
-        let tag = tag.key(LAST_REPLACEMENT_TAG).value(note);
+        let tag = tag.key(key).value(value);
         let write = client.create_or_update_tags().tags(tag.propagate_at_launch(false).build());
         call(TAGS, write.send()).await.map(drop)
     }

@@ -348,6 +348,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
         group: &group,
         policy: &config.policy,
         draining: latches.get(Kind::Drain).is_some() || lifecycle.drain().is_some(),
+        undecided: false,
         gate_closed,
         now,
     };

@@ -83,7 +83,11 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Resul
 
 /// One request; the body of a 2xx answer.
 pub(super) async fn ask(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
-    let limit = if method == Method::GET { ANSWER_LIMIT } else { ORDER_LIMIT };
+    let limit = match path {
+        "/authority" => super::authority::LIMIT,
+        _ if method == Method::GET => ANSWER_LIMIT,
+        _ => ORDER_LIMIT,
+    };
     let request = Request { method, body: body.into(), keep: LONGEST, ..Request::get("dr-agent", path) };
     let address = Address::Unix(socket.to_owned());
     let mut stages = Stages::default();

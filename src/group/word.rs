@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority;
 use crate::clock::BootTime;
 use crate::health::cause::{Cause, Status};
 use crate::health::component::ComponentState;
@@ -43,6 +44,9 @@ pub struct Word {
     /// Its region door is closed.
     pub region_closed: bool,
     pub draining: bool,
+    /// What it makes of the owner of the data; `None` without two regions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<authority::word::Word>,
     pub components: BTreeMap<String, ComponentWord>,
 }
 
@@ -90,6 +94,7 @@ impl Word {
             serving: snapshot.instance.can_serve,
             region_closed: snapshot.region_closed,
             draining: snapshot.is_draining(),
+            authority: snapshot.authority.as_ref().map(|said| said.word.clone()),
             components: snapshot
                 .components
                 .iter()

@@ -204,7 +204,8 @@ impl Doors {
     fn judge_instance(&mut self, inputs: &Inputs<'_>) -> InstanceVerdict {
         if self.starting {
             let waited = inputs.now.since(self.started) >= inputs.policy.start_limit;
-            self.starting = !waited && inputs.components.iter().any(|c| c.status == Status::Starting);
+            let is_new = inputs.undecided || inputs.components.iter().any(|c| c.status == Status::Starting);
+            self.starting = !waited && is_new;
         }
         if self.resumed && self.instance.is_none() {
             let could_close = inputs.components.iter().filter(|c| !matches!(c.component, Component::Exec(_)));

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::outputs::Gate;
 use crate::clock::BootTime;
 use crate::health::cause::Cause;
 use crate::health::verdict::InstanceState;
@@ -34,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Which markers stand in `public/`, or should.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Markers {
-    /// The gate is closed. Not the agent's to set or clear.
+    /// The gate is closed. Set and cleared by authority alone; without two regions it comes from outside.
     pub fenced: bool,
     pub region_closed: bool,
     pub instance_closed: bool,
@@ -45,8 +46,9 @@ pub struct Markers {
 impl Markers {
     /// The markers that the agent sets and clears, by file name.
     #[must_use]
-    pub const fn held(self) -> [(&'static str, bool); 4] {
+    pub const fn held(self) -> [(&'static str, bool); 5] {
         [
+            ("fenced", self.fenced),
             ("region-closed", self.region_closed),
             ("instance-closed", self.instance_closed),
             ("promoted", self.promoted),
@@ -62,13 +64,17 @@ pub fn wanted(snapshot: &Snapshot) -> Markers {
     let by_other_than_nginx = snapshot.instance.reasons.iter().any(|reason| reason.component != Component::Nginx);
     let closed = by_other_than_nginx && snapshot.instance.state != InstanceState::Starting;
     Markers {
-        fenced: snapshot.gate_closed,
+        fenced: match snapshot.authority.as_deref().map(|said| said.gate) {
+            Some(Gate::Closed) => true,
+            Some(Gate::Open) => false,
+            // As it stands.
+            Some(Gate::Keep) | None => snapshot.gate_closed,
+        },
         region_closed: snapshot.region_closed,
         // With nobody else to serve, an agent that is gone must not keep the last instance closed. After a restart it
         // is not known yet who else can serve: then what the marker says stands.
         instance_closed: closed && (snapshot.group.can_serve || snapshot.instance_resumed),
-        // Only the authority over the database makes a region the promoted one, and there is none yet.
-        promoted: false,
+        promoted: snapshot.authority.as_deref().is_some_and(|said| said.decision.promoted),
         draining: snapshot.is_draining(),
     }
 }

@@ -24,6 +24,7 @@ use super::outlook::Outlook;
 use super::plan::{self, Facts, Fault, LOOK_EVERY, Looked, Plan};
 use super::records::{Record, Records};
 use super::store::{Kept, Store};
+use crate::authority::said::Said;
 use crate::clock::{BootTime, Stamp};
 use crate::group::run::Standing;
 use crate::helper::Paths;
@@ -153,7 +154,7 @@ impl<A: Api> Task<A> {
             has_keys: self.standing.keys.is_some(),
             draining: snapshot.is_draining(),
             on_hold: snapshot.latches.get(Kind::Hold).is_some(),
-            gate_closed: snapshot.gate_closed,
+            gate_closed: snapshot.gate_closed || snapshot.authority.as_deref().is_some_and(Said::forbids_replacement),
             components: &snapshot.components,
             votes: &snapshot.group,
             memory: &self.kept.memory,

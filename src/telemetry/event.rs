@@ -42,12 +42,16 @@
 //! | [`repoint_applied`] | `c41e8a7702d94b5fb3a6e95d1f07c2a8` | DECISION, WRITER, ERROR |
 //! | [`repoint_judged`] | `0e97b3f45a1c4d2e9f68ca70d3b1582c` | DECISION, SEEN, ERROR |
 //! | [`repoint_stuck`] | `e6a05d9813fb47c08a2b7c4e95d0f361` | PROBLEM |
+//! | [`authority_changed`] | `2f6d0c81b7e94a53a1d0e5c7f8926b34` | FROM, TO, KNOWN, WHY |
+//! | [`epoch_claimed`] | `94b1e07ac3d5482f8e6f10b2d7a9c658` | EPOCH, REGION, IS_OURS |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
+mod authority;
 mod repoint;
 
 use std::io;
 
+pub use authority::{authority_changed, epoch_claimed};
 pub use repoint::{repoint_applied, repoint_decided, repoint_judged, repoint_stuck};
 use tracing::{Level, error, info, warn};
 
@@ -458,10 +462,18 @@ mod tests {
 
     #[test]
     fn every_message_id_is_an_id_of_its_own_and_in_the_table() {
-        let source = include_str!("event.rs");
+        let source = [include_str!("event.rs"), include_str!("event/authority.rs"), include_str!("event/repoint.rs")];
+        let source = source.concat();
         let ids: Vec<_> = source
             .lines()
-            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";"))
+            .filter_map(|line| {
+                line.strip_prefix("pub ")
+                    .unwrap_or(line)
+                    .strip_prefix("const ")?
+                    .split_once(": &str = \"")?
+                    .1
+                    .strip_suffix("\";")
+            })
             .collect();
         let rows: Vec<_> = source.lines().filter(|line| line.starts_with("//! | [`")).collect();
         assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());

@@ -222,6 +222,7 @@ impl Agent {
             group: &group,
             policy: &self.config.policy,
             draining: false,
+            undecided: false,
             gate_closed: false,
             now,
         };
@@ -352,8 +353,15 @@ const fn clock(boot_offset: i64, at: Ms) -> BootTime {
 
 fn first_snapshot(about: &Arc<About>, config: &Arc<Config>, now: BootTime) -> Snapshot {
     let group = verdict::Group::default();
-    let inputs =
-        Inputs { components: &[], group: &group, policy: &config.policy, draining: false, gate_closed: false, now };
+    let inputs = Inputs {
+        components: &[],
+        group: &group,
+        policy: &config.policy,
+        draining: false,
+        undecided: false,
+        gate_closed: false,
+        now,
+    };
     let (instance, region) = Doors::new(Memory::default(), now).judge(&inputs);
     Snapshot {
         generation: 0,
@@ -377,5 +385,6 @@ fn first_snapshot(about: &Arc<About>, config: &Arc<Config>, now: BootTime) -> Sn
         state: Arc::default(),
         answers: Default::default(),
         proof: None,
+        authority: None,
     }
 }

@@ -95,6 +95,8 @@ pub struct Inputs<'a> {
     pub group: &'a Group,
     pub policy: &'a Policy,
     pub draining: bool,
+    /// Who owns the data was not decided in this boot: nobody should be sent here yet.
+    pub undecided: bool,
     pub gate_closed: bool,
     pub now: BootTime,
 }

@@ -1,6 +1,8 @@
 //! The control socket, in JSON: `GET /status`, `GET /records` (of replaced instances of the group), `GET /history?since=TIME&until=TIME` (RFC 3339), and the latches:
 //! `PUT /latch/drain` and `/latch/hold` with `{"reason": TEXT, "seconds": N, "force": BOOL}`, `DELETE` of the same.
 //!
+//! `GET /authority` says who owns the data and why; `POST` of an order ([`authority::run::Order`]) asks to change it.
+//!
 //! `seconds` left out is an hour for a drain and no end for a hold; `null` is until the machine reboots. Answers other
 //! than 200 are `{"error": TEXT, "hint": TEXT}`; 409 is an order that may not be carried out, 503 one that could not.
 
@@ -21,13 +23,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve};
 use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix};
+use crate::authority;
+use crate::authority::run::{No, Question};
 use crate::clock::{self, BootTime, Stamp};
 use crate::input::Input;
 use crate::latches::{self, Kind, Latch, Latches};
@@ -50,6 +54,9 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// Writing a latch file. A healthy disk takes milliseconds.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Two rounds of all sources, and three logins between them.
+const ORDER_LIMIT: Duration = Duration::from_secs(9);
+
 /// The owner turns at once.
 const EFFECT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -66,6 +73,8 @@ pub struct Control {
     pub inputs: mpsc::Sender<Input>,
     /// Of replaced instances of the group.
     pub records: watch::Receiver<Arc<Records>>,
+    /// To whoever decides about the owner of the data.
+    pub orders: mpsc::Sender<Question>,
 }
 
 impl ControlSocket {
@@ -184,6 +193,15 @@ impl Shared {
             }
             "/records" if is_get => json(&self.control.records.borrow().told(&Stamp::now(&self.control.boot))),
             "/status" | "/history" | "/records" => Err(only("GET, HEAD")),
+            "/authority" if is_get => self.order(authority::run::Order::Show, uid).await,
+            "/authority" if *request.method() == Method::POST => {
+                let order = serde_json::from_slice(&body(request).await?);
+                let bad = |error: serde_json::Error| {
+                    Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "use the `dr-agent` command")
+                };
+                self.order(order.map_err(bad)?, uid).await
+            }
+            "/authority" => Err(only("GET, HEAD, POST")),
             path => {
                 let kind = path.strip_prefix("/latch/");
                 let Some(kind) = kind.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)) else {
@@ -195,6 +213,31 @@ impl Shared {
                     _ => Err(only("PUT, DELETE")),
                 }
             }
+        }
+    }
+
+    /// Asks whoever decides about the owner of the data.
+    async fn order(&self, order: authority::run::Order, uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let by_whom = spawn_blocking(move || who(uid)).await.unwrap_or_else(|_| "somebody".to_owned());
+        let asked = async {
+            // Whoever decides is gone only when the agent is ending.
+            drop(self.control.orders.send(Question { order, by_whom, reply }).await);
+            answer.await
+        };
+        match timeout(ORDER_LIMIT, asked).await {
+            Ok(Ok(Ok(value))) => json(&value),
+            Ok(Ok(Err(No { is_refusal: true, error }))) => {
+                Err(Refusal::new(StatusCode::CONFLICT, error, "see `dr-agent authority show`"))
+            }
+            Ok(Ok(Err(No { error, .. }))) => {
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "see `dr-agent authority show`"))
+            }
+            Ok(Err(_)) | Err(_) => Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nobody answered in time; it may have been done all the same",
+                "see `dr-agent authority show`",
+            )),
         }
     }
 

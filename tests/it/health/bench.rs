@@ -106,7 +106,15 @@ impl Bench {
         let world = components.iter().map(|c| (c.component.clone(), World::Passes)).collect();
         let group = Group::default();
         let (draining, gate_closed) = (false, false);
-        let inputs = Inputs { components: &components, group: &group, policy: &policy, draining, gate_closed, now };
+        let inputs = Inputs {
+            components: &components,
+            group: &group,
+            policy: &policy,
+            draining,
+            undecided: false,
+            gate_closed,
+            now,
+        };
         let (instance, region) = doors.judge(&inputs);
         let (next, seen, steady) = (BTreeMap::new(), Vec::new(), false);
         Self {
@@ -220,7 +228,7 @@ impl Bench {
         gate_closed: bool,
         now: BootTime,
     ) -> Inputs<'a> {
-        Inputs { components, group, policy, draining, gate_closed, now }
+        Inputs { components, group, policy, draining, undecided: false, gate_closed, now }
     }
 
     /// What the agent leaves behind for its successor in the same boot: the markers and the state file.

@@ -286,7 +286,7 @@ proptest! {
                     policy.standby = bits & 64 != 0;
                     let gate_closed = bits & 128 != 0;
                     let inputs = Inputs {
-                        components: &components, group: &group, policy: &policy, draining: false, gate_closed, now,
+                        components: &components, group: &group, policy: &policy, draining: false, undecided: false, gate_closed, now,
                     };
                     let (instance, region) = doors.judge(&inputs);
                     prop_assert_eq!(region.state == RegionState::Fenced, gate_closed);

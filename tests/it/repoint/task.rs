@@ -101,8 +101,15 @@ fn snapshot(machine: &Machine) -> Snapshot {
     let config = Arc::new(load::read(&machine.config()).unwrap().config(Some("a-1")).unwrap());
     let now = BootTime::now();
     let group = verdict::Group::default();
-    let inputs =
-        Inputs { components: &[], group: &group, policy: &config.policy, draining: false, gate_closed: false, now };
+    let inputs = Inputs {
+        components: &[],
+        group: &group,
+        policy: &config.policy,
+        draining: false,
+        undecided: false,
+        gate_closed: false,
+        now,
+    };
     let (instance, region) = Doors::new(Memory::default(), now).judge(&inputs);
     let about = About { owner: state::Owner::default(), boot: "boot".to_owned(), config_problems: Vec::new() };
     Snapshot {
@@ -126,6 +133,8 @@ fn snapshot(machine: &Machine) -> Snapshot {
         certificates: Arc::default(),
         state: Arc::default(),
         answers: Default::default(),
+        proof: None,
+        authority: None,
     }
 }
 

@@ -1,0 +1,198 @@
+//! `dr-agent authority`, `fence`, `drill` and `key`: who owns the data, and what a person may do about it.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, IsTerminal, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::time::{Span, show_span};
+use super::{AuthorityCommand, Exit, FenceCommand, Format, client, render};
+use crate::authority::run::Order;
+use crate::group::keys;
+
+pub(super) fn authority(socket: &Path, command: AuthorityCommand) -> Exit {
+    match command {
+        AuthorityCommand::Show(args) => show(socket, args.format),
+        AuthorityCommand::Init(args) => {
+            if args.force && !confirmed("init without knowing the other region", args.yes.as_deref()) {
+                return Exit::Usage;
+            }
+            obey(socket, &Order::Init { reason: args.reason, force: args.force })
+        }
+        AuthorityCommand::Claim(args) => {
+            if !confirmed("claim", args.yes.as_deref()) {
+                return Exit::Usage;
+            }
+            obey(socket, &Order::Claim { reason: args.reason })
+        }
+    }
+}
+
+pub(super) fn fence(socket: &Path, command: FenceCommand) -> Exit {
+    match command {
+        FenceCommand::Status(args) => show(socket, args.format),
+        FenceCommand::Close(args) => match args.span {
+            Span::Boot => usage("a planned close ends by itself: say how long, such as `--for 30m`"),
+            Span::For(span) => {
+                let order = Order::Close { reason: args.reason, seconds: span.as_secs(), is_drill: false };
+                let exit = obey(socket, &order);
+                if exit == Exit::Ok {
+                    render::note(format_args!("it ends by itself in {}", show_span(span)));
+                    render::hint(
+                        "`dr-agent fence status` says when to promote the other region; `dr-agent fence release` ends it",
+                    );
+                }
+                exit
+            }
+        },
+        FenceCommand::Release(args) => release(socket, args.reason, args.yes.as_deref()),
+    }
+}
+
+/// The end of a planned close is asked for first; where that is not all that closes, a person must say what is lost.
+fn release(socket: &Path, reason: String, yes: Option<&str>) -> Exit {
+    let order = |loses| Order::Release { reason: reason.clone(), loses };
+    match client::block_on(ask(socket, &order(false))) {
+        Err(client::Error::Refused { text, .. }) if text.starts_with("this is a claim") => {
+            render::note(text);
+            if confirmed("release", yes) { obey(socket, &order(true)) } else { Exit::Usage }
+        }
+        answer => told(answer),
+    }
+}
+
+pub(super) fn drill(socket: &Path, reason: String, span: Span) -> Exit {
+    let Span::For(span) = span else { return usage("a drill ends by itself: say how long, such as `--for 10m`") };
+    let exit = obey(socket, &Order::Close { reason, seconds: span.as_secs(), is_drill: true });
+    if exit == Exit::Ok {
+        render::note(format_args!(
+            "the region answers 503 for {}; users of this region are still served",
+            show_span(span)
+        ));
+    }
+    exit
+}
+
+/// A key for `key_file`, on stdout.
+pub(super) fn generate_key() -> Exit {
+    let (Some(one), Some(two)) = (keys::nonce(), keys::nonce()) else {
+        render::errors(&["the system has no randomness to give".to_owned()]);
+        return Exit::Unknown;
+    };
+    render::data(&format!("{one}{two}\n"));
+    Exit::Ok
+}
+
+fn usage(what: &str) -> Exit {
+    render::errors(&[what.to_owned()]);
+    Exit::Usage
+}
+
+/// The word that a person must type, or has given on the command line: it cannot be a habit.
+fn confirmed(word: &str, given: Option<&str>) -> bool {
+    let is_same = |text: &str| text.trim() == word;
+    if let Some(given) = given {
+        return is_same(given) || {
+            render::errors(&[format!("`--yes` must be: {word}")]);
+            false
+        };
+    }
+    if !std::io::stdin().is_terminal() {
+        render::errors(&[format!("this cannot be taken back: say `--yes '{word}'`")]);
+        return false;
+    }
+    render::note(format_args!("this cannot be taken back. Type `{word}` to do it:"));
+    drop(std::io::stderr().flush());
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.is_ok() && is_same(&line)
+}
+
+async fn ask(socket: &Path, order: &Order) -> Result<Value, client::Error> {
+    // A structure of texts and numbers always becomes JSON.
+    let body = serde_json::to_vec(order).unwrap_or_default();
+    let answer = client::ask(socket, Method::POST, "/authority", body).await?;
+    serde_json::from_slice(&answer).map_err(client::Error::Unreadable)
+}
+
+fn obey(socket: &Path, order: &Order) -> Exit {
+    told(client::block_on(ask(socket, order)))
+}
+
+fn told(answer: Result<Value, client::Error>) -> Exit {
+    match answer {
+        Ok(value) => {
+            render::data(&text(&value["authority"]));
+            Exit::Ok
+        }
+        Err(error) => error.show(),
+    }
+}
+
+fn show(socket: &Path, format: Format) -> Exit {
+    match client::block_on(ask(socket, &Order::Show)) {
+        Ok(value) => {
+            let shown = &value["authority"];
+            render::data(&match format {
+                Format::Json => format!("{shown:#}\n"),
+                Format::Text => text(shown),
+            });
+            match shown["summary"]["state"].as_str() {
+                Some("SUPERSEDED") => Exit::Unhealthy,
+                Some("AMBIGUOUS" | "UNCLAIMED") => Exit::Degraded,
+                _ => Exit::Ok,
+            }
+        }
+        Err(error) => error.show(),
+    }
+}
+
+fn text(shown: &Value) -> String {
+    let mut out = String::new();
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        value => value.to_string(),
+    };
+    let claim = |value: &Value| match value["epoch"].as_u64() {
+        Some(epoch) => format!("epoch {epoch} of {}", word(&value["region"])),
+        None => "none".to_owned(),
+    };
+    let summary = &shown["summary"];
+    let lines = [
+        ("state", word(&summary["state"])),
+        ("region", format!("{}, the other one is {}", word(&shown["region"]), word(&shown["other"]))),
+        ("database here", word(&summary["role"])),
+        ("its newest row", claim(&shown["own"]["claim"])),
+        ("highest known", claim(&shown["known"])),
+        ("promoted", word(&summary["promoted"])),
+        ("automatic claim", word(&summary["claim"])),
+    ];
+    for (name, value) in lines {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{name:<16} {}", render::wrap(&value, 17));
+    }
+    for (name, list) in [("because", &summary["why"]), ("alarm", &summary["alarms"]), ("problem", &shown["problems"])] {
+        for value in list.as_array().into_iter().flatten() {
+            let _ = writeln!(out, "{name:<16} {}", render::wrap(&word(value), 17));
+        }
+    }
+    let close = &shown["close"]["progress"];
+    if !close["until"].is_null() {
+        let open = close["open"].as_array().map_or(0, Vec::len);
+        let _ = writeln!(out, "{:<16} until {}", "planned close", word(&close["until"]));
+        let _ = writeln!(out, "{:<16} {open}", "not closed yet");
+        let _ = writeln!(out, "{:<16} {}", "other stopped", word(&close["other_stopped"]));
+        let _ = writeln!(out, "{:<16} {}", "old sessions", word(&close["sessions"]));
+        let _ = writeln!(out, "{:<16} {}", "replica lag", word(&close["lag_seconds"]));
+        let now = shown["close"]["promote_now"].as_bool() == Some(true);
+        let _ = writeln!(out, "{:<16} {}", "promote now", if now { "yes" } else { "not yet" });
+    }
+    out
+}
+
+/// What an order may take: two rounds of all sources and a claim between them.
+pub(super) const LIMIT: Duration = Duration::from_secs(12);
