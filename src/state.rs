@@ -230,6 +230,7 @@ mod tests {
             region_closed: true,
             holds: [(HoldOn::Database, BootTime::from_boot(Duration::from_millis(1_234_567)))].into(),
             lifecycle: Lifecycle { rebalance: true, ..Lifecycle::default() },
+            authority: Some(Memory::default()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use super::{Claim, State, facts};
 use crate::authority::database::{Attempt, Unread};
 use crate::aws::Aws;
 use crate::clock::BootTime;
-use crate::config::{Authority, Config, HostPort};
+use crate::config::{Authority, Config, HostPort, Region};
 use crate::database::Endpoint;
 use crate::group::run::Standing;
 use crate::input::Input;
@@ -68,7 +68,7 @@ pub async fn run(channels: Channels, cancelled: CancellationToken) {
         loop {
             let snapshot = Arc::clone(&channels.snapshots.borrow());
             match Setup::of(&snapshot.config) {
-                Some(setup) => Task::new(channels.clone(), setup, &snapshot).turn(&mut questions).await,
+                Some(setup) => Box::pin(Task::new(channels.clone(), setup, &snapshot).turn(&mut questions)).await,
                 None => idle(&channels, &mut questions).await,
             }
         }
@@ -94,15 +94,20 @@ async fn idle(channels: &Channels, questions: &mut mpsc::Receiver<Question>) {
     channels.wanted.send_replace(Some(unchanged));
     loop {
         tokio::select! {
-            Some(question) = questions.recv() => question.refuse("no [authority] is configured"),
-            changed = snapshots.wait_for(|snapshot| !Arc::ptr_eq(&snapshot.config, &config)) => {
-                if changed.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                return;
-            }
-        }
+             Some(question) = questions.recv() => question.refuse("no [authority] is configured"),
+                      is_open = changes(&mut snapshots, |snapshot| !Arc::ptr_eq(&snapshot.config, &config)) => {
+                 if !is_open {
+                     std::future::pending::<()>().await;
+                 }
+        return;
+             }
+         }
     }
+}
+
+/// Waits until a snapshot is so; false when none will come any more.
+async fn changes(snapshots: &mut watch::Receiver<Arc<Snapshot>>, is_so: impl FnMut(&Arc<Snapshot>) -> bool) -> bool {
+    snapshots.wait_for(is_so).await.is_ok()
 }
 
 /// What the configuration says.
@@ -127,7 +132,7 @@ impl Setup {
         let across = config.regions.get(&place.other);
         let at = |HostPort { host, port }| Endpoint { host, port, ..own.clone() };
         Some(Self {
-            other: across.and_then(|region| region.database_at()).map(at),
+            other: across.and_then(Region::database_at).map(at),
             url: across.and_then(|region| region.url.clone()),
             own: own.clone(),
             authority,
@@ -191,7 +196,8 @@ impl Task {
         self.decide().await;
         loop {
             let began = Instant::now();
-            self.round().await;
+            // On the heap: tasks that wait most of their life should be small.
+            Box::pin(self.round()).await;
             self.decide().await;
             self.carry_out().await;
             let hurries = self.decision.as_ref().is_some_and(|decision| decision.hurries);
@@ -206,7 +212,7 @@ impl Task {
                         self.beat().await;
                     }
                     Some(question) = questions.recv() => {
-                        self.answer(question).await;
+                        Box::pin(self.answer(question)).await;
                         break;
                     }
                     Ok(()) = progress.changed() => {
@@ -214,7 +220,7 @@ impl Task {
                         self.decide().await;
                         self.carry_out().await;
                     }
-                    Ok(_) = snapshots.wait_for(|snapshot| self.is_news(snapshot)) => {
+                    true = changes(&mut snapshots, |snapshot| self.is_news(snapshot)) => {
                         if Setup::of(&self.channels.snapshots.borrow().config).as_ref() != Some(&self.setup) {
                             return;
                         }

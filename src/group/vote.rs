@@ -154,6 +154,7 @@ mod tests {
             serving: true,
             region_closed: false,
             draining: false,
+            authority: None,
             components: [("database".to_owned(), component)].into(),
         }
     }

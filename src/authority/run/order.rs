@@ -72,8 +72,8 @@ impl From<Refused> for No {
     }
 }
 
-fn failed(error: impl ToString) -> No {
-    No { is_refusal: false, error: error.to_string() }
+fn failed(error: impl Into<String>) -> No {
+    No { is_refusal: false, error: error.into() }
 }
 
 impl Task {
@@ -81,12 +81,12 @@ impl Task {
     pub(super) async fn answer(&mut self, question: Question) {
         let Question { order, by_whom, reply } = question;
         if order != Order::Show {
-            self.round().await;
+            Box::pin(self.round()).await;
             self.decide().await;
         }
         let answer = self.obey(&order, &by_whom).await;
         if order != Order::Show {
-            self.round().await;
+            Box::pin(self.round()).await;
             self.decide().await;
             self.carry_out().await;
         }
@@ -107,7 +107,11 @@ impl Task {
             }
             Order::Release { reason, loses } => match operator::release(&self.facts, &decision)? {
                 Release::EndClose(until) => {
-                    let swap = self.own.release(&self.setup.place.region, until).await.map_err(failed)?;
+                    let swap = self
+                        .own
+                        .release(&self.setup.place.region, until)
+                        .await
+                        .map_err(|error| failed(error.to_string()))?;
                     done(swap).map(|()| json!({ "released": until }))
                 }
                 Release::Claim(row) if *loses => self.write(&row, reason).await,
@@ -129,7 +133,7 @@ impl Task {
                     by_whom: by_whom.to_owned(),
                     before: self.row_that_stands(),
                 };
-                let swap = self.own.close(&close).await.map_err(failed)?;
+                let swap = self.own.close(&close).await.map_err(|error| failed(error.to_string()))?;
                 done(swap).map(|()| json!({ "seconds": seconds }))
             }
         }
@@ -143,7 +147,7 @@ impl Task {
     }
 
     async fn write(&mut self, row: &crate::authority::claim::NewRow, reason: &str) -> Result<Value, No> {
-        let swap = self.try_claim(row, reason).await.map_err(failed)?;
+        let swap = self.try_claim(row, reason).await.map_err(|error| failed(error.to_string()))?;
         done(swap).map(|()| json!({ "epoch": row.epoch, "region": row.region }))
     }
 
