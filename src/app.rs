@@ -180,7 +180,7 @@ impl Bound {
         });
         shared.restarted(&mut tasks, "repoint", move |s| {
             let channels = repoint::run::Channels {
-                look: Sql { snapshots: s.snapshots.clone() },
+                look: Sql,
                 state_dir: s.dir,
                 boot: s.boot,
                 wanted: its_wanted.clone(),

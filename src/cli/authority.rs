@@ -48,13 +48,13 @@ pub(super) fn fence(socket: &Path, command: FenceCommand) -> Exit {
                 exit
             }
         },
-        FenceCommand::Release(args) => release(socket, args.reason, args.yes.as_deref()),
+        FenceCommand::Release(args) => release(socket, &args.reason, args.yes.as_deref()),
     }
 }
 
 /// The end of a planned close is asked for first; where that is not all that closes, a person must say what is lost.
-fn release(socket: &Path, reason: String, yes: Option<&str>) -> Exit {
-    let order = |loses| Order::Release { reason: reason.clone(), loses };
+fn release(socket: &Path, reason: &str, yes: Option<&str>) -> Exit {
+    let order = |loses| Order::Release { reason: reason.to_owned(), loses };
     match client::block_on(ask(socket, &order(false))) {
         Err(client::Error::Refused { text, .. }) if text.starts_with("this is a claim") => {
             render::note(text);

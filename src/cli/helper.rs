@@ -148,7 +148,7 @@ async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
     let mounted = tool(&["mount", "-t", fs_type, "-o", options, source, staging], MOUNT).await;
     let answers = match mounted {
         Ok(_) => tool(&["ls", "-A", staging], ANSWER).await.map_err(|error| Failed::Silent(error.to_string())),
-        Err(error) => Err(error),
+        Err(error) => Err(Failed::Tool(error)),
     };
     let replaced = match answers {
         Ok(_) => {

@@ -147,7 +147,7 @@ impl Task {
     }
 
     async fn write(&mut self, row: &crate::authority::claim::NewRow, reason: &str) -> Result<Value, No> {
-        let swap = self.try_claim(row, reason).await.map_err(|error| failed(error.to_string()))?;
+        let swap = self.try_claim(row, reason).await.map_err(failed)?;
         done(swap).map(|()| json!({ "epoch": row.epoch, "region": row.region }))
     }
 

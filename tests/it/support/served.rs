@@ -95,11 +95,13 @@ impl Served {
                     members,
                     token.clone(),
                 ));
+                let (questions, _) = mpsc::channel(1);
                 let orders = Control {
                     state_dir: dir.clone(),
                     boot: BOOT.to_owned(),
                     inputs: inputs.clone(),
                     records: watch::channel(Arc::default()).1,
+                    orders: questions,
                 };
                 tasks.spawn(control.serve(snapshots.clone(), orders, token.clone()));
                 tasks.spawn(markers::run(dir, snapshots.clone(), inputs.clone(), token.clone()));
