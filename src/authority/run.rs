@@ -501,21 +501,13 @@ impl Task {
     }
 
     fn applied(&self, snapshot: &Snapshot, progress: &Progress) -> Applied {
-        let region = |target: &repoint::decision::Target| target.region().map(str::to_owned);
-        let mut writers: BTreeSet<String> = progress.plan.present.iter().filter_map(region).collect();
-        if let Some(current) = &progress.plan.current
-            && !progress.is_reached
-        {
-            writers.extend(region(&current.decision.writer));
-            writers.extend(current.old.as_ref().and_then(region));
-        }
-        if !self.setup.has_outputs {
-            writers = [self.setup.place.region.clone()].into();
-        }
+        // An app that nobody has repointed yet writes to its own region's database.
+        let known = progress.plan.writers().filter(|_| self.setup.has_outputs);
+        let writers = known.unwrap_or_else(|| [self.setup.place.region.clone()].into());
         Applied {
             gate_closed: snapshot.gate_closed,
             writers,
-            never_had_writer: self.setup.has_outputs && progress.plan.present.is_none(),
+            never_had_writer: self.setup.has_outputs && progress.plan.current.is_none(),
             old_writer_sessions: progress.old_writer_sessions.try_into().unwrap_or(u32::MAX),
         }
     }
