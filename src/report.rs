@@ -409,10 +409,11 @@ fn component(state: &ComponentState, domain: Option<Domain>, wall: Wall) -> Comp
 
 impl From<Markers> for Held {
     fn from(markers: Markers) -> Self {
-        let stand = markers.held().into_iter().chain([("fenced", markers.fenced)]).filter(|(_, stands)| *stands);
+        let is_fenced = markers.fenced == Some(true);
+        let stand = markers.held().into_iter().chain([("fenced", is_fenced)]).filter(|(_, stands)| *stands);
         Self {
             instance: code(!markers.draining && !markers.instance_closed),
-            region: code(!markers.fenced && !markers.region_closed),
+            region: code(!is_fenced && !markers.region_closed),
             promoted: code(markers.promoted),
             markers: stand.map(|(name, _)| name.to_owned()).collect(),
         }

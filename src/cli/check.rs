@@ -318,7 +318,7 @@ fn in_time(config: &Config) -> Config {
 fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: &State, markers: Markers) -> Report {
     let (now, at) = (BootTime::now(), clock::wall());
     let (latches, unusable) = latches::read(&config.state_dir, &about.boot, now, at, &Latches::default());
-    let gate_closed = markers.fenced;
+    let gate_closed = markers.fenced == Some(true);
     let lifecycle = if saved.boot == about.boot { saved.lifecycle.clone() } else { Lifecycle::default() };
     let saved_in = state::boot_of_file(&config.state_dir);
     let memory = resume::memory(saved, saved_in.as_deref(), markers, &about.boot);

@@ -10,7 +10,6 @@ pub(super) fn check(path: Option<&Path>, given: Option<String>) -> Exit {
     match good(path, given) {
         Ok((Some(file), _)) => {
             render::data(&format!("{} is good\n", file.path().display()));
-            note_what_is_idle(&file);
             Exit::Ok
         }
         Ok((None, _)) => {
@@ -26,9 +25,8 @@ pub(super) fn show(path: Option<&Path>, given: Option<String>) -> Exit {
     match good(path, given) {
         Ok((file, config)) => {
             render::data(&show::as_toml(&config));
-            match &file {
-                Some(file) => note_what_is_idle(file),
-                None => note_defaults(),
+            if file.is_none() {
+                note_defaults();
             }
             if config.region.is_none() && !config.regions.is_empty() {
                 render::note("the region is not known: name it with `--region` to see its values");
@@ -64,12 +62,4 @@ fn note_defaults() {
         "without {} only nginx and the host are watched, and nobody looks whether nginx is wired to the agent",
         load::DEFAULT_PATH
     ));
-}
-
-fn note_what_is_idle(file: &File) {
-    let idle = file.not_acted_on();
-    if !idle.is_empty() {
-        let idle: Vec<_> = idle.into_iter().map(|key| format!("`{key}`")).collect();
-        render::note(format_args!("this version reads and checks {} and does not act on it yet", idle.join(", ")));
-    }
 }

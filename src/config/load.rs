@@ -138,13 +138,6 @@ impl File {
         }
     }
 
-    /// What the file sets and this release does not act on yet.
-    #[must_use]
-    pub fn not_acted_on(&self) -> Vec<&'static str> {
-        let (table, _) = DeTable::parse_recoverable(&self.text);
-        validate::NOT_ACTED_ON.into_iter().filter(|&key| table.get_ref().contains_key(key)).collect()
-    }
-
     fn problems(&self, list: Vec<Problem>) -> Problems {
         Problems { path: self.path.clone(), kind: Kind::Content, list }
     }

@@ -25,9 +25,6 @@ const PUBLIC: &str = "/run/dr-agent-http/public.sock";
 const CONTROL: &str = "/run/dr-agent/control.sock";
 const PEER_PORT: u16 = 8484;
 
-/// Top-level keys that are read and checked, and that this release does nothing with.
-pub(super) const NOT_ACTED_ON: [&str; 2] = ["authority", "repoint"];
-
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const LIMIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);

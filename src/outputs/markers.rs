@@ -1,8 +1,8 @@
 //! Marker files: the held word. While no agent answers, nginx answers from them what the agent said last.
 //!
 //! A marker is an empty file that stands either in `<state_dir>/public/`, where nginx sees it, or in `<state_dir>/off/`,
-//! and setting or clearing it is one rename: that takes no space, so a full disk cannot stop it. `fenced` stands in
-//! `public/` too; it is read here and never written.
+//! and setting or clearing it is one rename: that takes no space, so a full disk cannot stop it. `fenced`, the gate, is
+//! set and cleared by authority's decision alone; where nothing decides it is read and never written.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -35,8 +35,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Which markers stand in `public/`, or should.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Markers {
-    /// The gate is closed. Set and cleared by authority alone; without two regions it comes from outside.
-    pub fenced: bool,
+    /// The gate is closed. `None`: as it stands.
+    pub fenced: Option<bool>,
     pub region_closed: bool,
     pub instance_closed: bool,
     pub promoted: bool,
@@ -44,11 +44,10 @@ pub struct Markers {
 }
 
 impl Markers {
-    /// The markers that the agent sets and clears, by file name.
+    /// The markers that hold the agent's word in one boot, by file name.
     #[must_use]
-    pub const fn held(self) -> [(&'static str, bool); 5] {
+    pub const fn held(self) -> [(&'static str, bool); 4] {
         [
-            ("fenced", self.fenced),
             ("region-closed", self.region_closed),
             ("instance-closed", self.instance_closed),
             ("promoted", self.promoted),
@@ -65,10 +64,9 @@ pub fn wanted(snapshot: &Snapshot) -> Markers {
     let closed = by_other_than_nginx && snapshot.instance.state != InstanceState::Starting;
     Markers {
         fenced: match snapshot.authority.as_deref().map(|said| said.gate) {
-            Some(Gate::Closed) => true,
-            Some(Gate::Open) => false,
-            // As it stands.
-            Some(Gate::Keep) | None => snapshot.gate_closed,
+            Some(Gate::Closed) => Some(true),
+            Some(Gate::Open) => Some(false),
+            Some(Gate::Keep) | None => None,
         },
         region_closed: snapshot.region_closed,
         // With nobody else to serve, an agent that is gone must not keep the last instance closed. After a restart it
@@ -86,7 +84,7 @@ pub fn resume(state_dir: &Path) -> Markers {
     // As nginx tests them.
     let stands = |name: &str| public.join(name).is_file();
     Markers {
-        fenced: stands("fenced"),
+        fenced: Some(stands("fenced")),
         region_closed: stands("region-closed"),
         instance_closed: stands("instance-closed"),
         promoted: stands("promoted"),
@@ -215,7 +213,8 @@ impl Writer {
 fn apply(state_dir: &Path, wanted: Markers) -> Done {
     let (public, off) = (state_dir.join("public"), state_dir.join("off"));
     let made = [&public, &off].into_iter().try_for_each(|dir| make_dir(dir));
-    let failures = wanted.held().into_iter().filter_map(|(marker, is_set)| {
+    let fence = wanted.fenced.map(|is_set| ("fenced", is_set));
+    let failures = wanted.held().into_iter().chain(fence).filter_map(|(marker, is_set)| {
         let (on, off) = (public.join(marker), off.join(marker));
         let result = place(&on, &off, is_set);
         let wrong = on.is_file() != is_set;
@@ -274,13 +273,14 @@ mod tests {
             assert!(done.failures.is_empty() && !done.fenced);
             assert_eq!(names(&dir.path().join("public")), ["draining", "region-closed"]);
             assert_eq!(names(&dir.path().join("off")), ["instance-closed", "promoted"]);
-            assert_eq!(resume(dir.path()), wanted);
+            assert_eq!(resume(dir.path()), Markers { fenced: Some(false), ..wanted });
             fs::rename(dir.path().join("public/draining"), dir.path().join("public/promoted")).unwrap();
             fs::write(dir.path().join("off/region-closed"), "").unwrap();
         }
-        fs::write(dir.path().join("public/fenced"), "").unwrap();
-        assert!(apply(dir.path(), Markers::default()).fenced);
-        assert_eq!(names(&dir.path().join("public")), ["fenced"], "the fence is not the agent's to clear");
+        assert!(apply(dir.path(), Markers { fenced: Some(true), ..Markers::default() }).fenced);
+        assert!(apply(dir.path(), Markers::default()).fenced, "where nothing decides it stays");
+        assert_eq!(names(&dir.path().join("public")), ["fenced"]);
+        assert!(!apply(dir.path(), Markers { fenced: Some(false), ..Markers::default() }).fenced);
     }
 
     #[test]

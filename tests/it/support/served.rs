@@ -74,7 +74,7 @@ impl Served {
                 let about =
                     About { owner: state::Owner::default(), boot: BOOT.to_owned(), config_problems: Vec::new() };
                 let config = Arc::new(config);
-                let fenced = present.fenced;
+                let fenced = present.fenced == Some(true);
                 let mut owner = Owner::new(about, config, State::default(), memory, latches, fenced, vec![], now);
                 let (publisher, snapshots) = watch::channel(Arc::new(owner.publish(now, clock::wall())));
                 let (inputs, inbox) = mpsc::channel(64);
