@@ -66,6 +66,9 @@ struct Body<'a> {
     question: &'static str,
     status: Word,
     state: &'a str,
+    /// Something of it is only rehearsed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    drill: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,6 +159,7 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         question: question.name(),
         status: word,
         state,
+        drill: snapshot.is_drill(),
         region: snapshot.about.owner.region.as_deref().filter(|_| authority),
         role: authority.then(|| role(snapshot).name()),
         components: snapshot.components.iter().map(|(c, _)| (c.component.name(), c.status)).collect(),

@@ -4,8 +4,10 @@
 mod authority;
 mod check;
 mod client;
+mod close;
 mod config;
 mod database;
+mod drill;
 mod explain;
 mod helper;
 mod history;
@@ -149,14 +151,18 @@ health check type is ELB: Auto Scaling would end the instance.")]
         after_help = "Examples:\n  dr-agent fence status\n  dr-agent fence close --reason 'failback' --for 30m"
     )]
     Fence(FenceCommand),
-    /// Rehearse a failover: this region answers 503 to Route 53 for a while, and serves whoever comes
+    /// Rehearse a failure, for a while: of this region, or of one component here
     #[command(after_help = "\
 Examples:
-  dr-agent drill --reason 'quarterly rehearsal' --for 10m
+  dr-agent drill --reason 'quarterly rehearsal' --for 10m                     the region answers Route 53 503
+  dr-agent drill --component efs --reason 'who notices?' --for 5m             as if the mount failed here
+  dr-agent drill --component database --shared --reason 'hold' --for 5m       as if it failed for everybody
+  dr-agent drill --end
 
-It is written into this region's database, so every agent obeys it, and it ends by itself even if all agents are gone.
-`dr-agent fence release` ends it sooner.")]
-    Drill(CloseArgs),
+Users are served all the while, nobody is replaced, and every answer says that it is a drill. It ends by itself, also if the
+agent dies. That of a region is written into its database, so that every agent obeys it; `dr-agent fence release` ends it.
+With --shared, and of a region, it is refused without --force unless the other region is ready.")]
+    Drill(DrillArgs),
     /// Keys by which agents know each other
     #[command(subcommand, after_help = "Examples:\n  dr-agent key generate > /etc/dr-agent/group.key")]
     Key(KeyCommand),
@@ -304,7 +310,12 @@ enum FenceCommand {
     #[command(after_help = "Examples:\n  dr-agent fence status")]
     Status(FormatArg),
     /// Close this region for users and writers, for a while, so that the other one can be promoted without loss
-    #[command(after_help = "Examples:\n  dr-agent fence close --reason 'failback to ap-south-1' --for 30m")]
+    #[command(after_help = "\
+Examples:
+  dr-agent fence close --reason 'failback to ap-south-1' --for 30m
+
+It shows what is still open, says when to promote the other region's database, and ends when that has claimed. The close ends
+by itself at its time.")]
     Close(CloseArgs),
     /// End a planned close; where a higher epoch exists it is a claim, which gives up what the other region has written
     #[command(after_help = "Examples:\n  dr-agent fence release --reason 'not today'")]
@@ -348,6 +359,28 @@ struct ClaimArgs {
 }
 
 #[derive(Debug, Args)]
+struct DrillArgs {
+    /// What is taken as failing, as `dr-agent status` names it; left out: the region
+    #[arg(long, value_name = "NAME")]
+    component: Option<String>,
+    /// As if no member of the group passed either
+    #[arg(long, requires = "component")]
+    shared: bool,
+    /// Why, for whoever finds it
+    #[arg(long, value_name = "TEXT", required_unless_present = "end")]
+    reason: Option<String>,
+    /// How long, at most 24h
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = time::span)]
+    span: time::Span,
+    /// Though the other region is not ready
+    #[arg(long)]
+    force: bool,
+    /// End the drill of a component
+    #[arg(long, conflicts_with_all = ["component", "shared", "reason", "force"])]
+    end: bool,
+}
+
+#[derive(Debug, Args)]
 struct CloseArgs {
     /// Why, for whoever finds it closed
     #[arg(long, value_name = "TEXT")]
@@ -355,6 +388,9 @@ struct CloseArgs {
     /// How long, at most 24h
     #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::span)]
     span: time::Span,
+    /// Do not wait until the other region can be promoted
+    #[arg(long)]
+    detach: bool,
 }
 
 const FORMAT: &str = "Text for people, or versioned JSON for programs";
@@ -423,7 +459,7 @@ pub fn main() -> ExitCode {
         Command::Database(DatabaseCommand::Grants(args)) => database::grants(config.as_deref(), &args),
         Command::Authority(command) => authority::authority(&socket(), command),
         Command::Fence(command) => authority::fence(&socket(), command),
-        Command::Drill(args) => authority::drill(&socket(), args.reason, args.span),
+        Command::Drill(args) => drill::run(&socket(), args),
         Command::Key(KeyCommand::Generate) => authority::generate_key(),
         Command::Helper(command) => helper::run(config.as_deref(), command),
         Command::Version => version(),

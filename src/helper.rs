@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::write_atomically;
 
+/// What a helper that answers to requests does.
+pub const VERBS: [&str; 3] = ["nginx-restart", "efs-remount", "repoint-apply"];
+
 /// The helper ends within 30 s.
 pub const LIMIT: Duration = Duration::from_secs(35);
 
@@ -76,6 +79,13 @@ impl Paths {
         Ok(fs::read_to_string(self.request_file(verb))?.trim().to_owned())
     }
 
+    /// The request that has no result yet. Blocking.
+    #[must_use]
+    pub fn unanswered(&self, verb: &str) -> Option<String> {
+        let id = self.requested(verb).ok()?;
+        self.result(verb, &id).is_none().then_some(id)
+    }
+
     /// The result of the request `id`, if it is there. Blocking.
     #[must_use]
     pub fn result(&self, verb: &str, id: &str) -> Option<Done> {
@@ -113,9 +123,11 @@ mod tests {
         paths.request(NGINX, "first").unwrap();
         paths.request(NGINX, "again").unwrap();
         assert_eq!(paths.requested(NGINX).unwrap(), "again");
+        assert_eq!(paths.unanswered(NGINX).unwrap(), "again");
         let done = Done { id: "again".to_owned(), ok: false, error: Some("nginx -t: no".to_owned()) };
         paths.report(NGINX, &done).unwrap();
         assert_eq!(paths.result(NGINX, "again"), Some(done));
+        assert_eq!(paths.unanswered(NGINX), None);
         assert_eq!(paths.result(NGINX, "first"), None);
         assert_eq!(paths.result("efs-remount", "again"), None);
     }

@@ -22,16 +22,19 @@ pub enum Kind {
     Drain,
     /// No repair and no replacement of this instance.
     Hold,
+    /// A component is taken as failing, to see what follows.
+    Drill,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::Drain, Self::Hold];
+    pub const ALL: [Self; 3] = [Self::Drain, Self::Hold, Self::Drill];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Hold => "hold",
+            Self::Drill => "drill",
         }
     }
 
@@ -41,6 +44,7 @@ impl Kind {
         match self {
             Self::Drain => "dr-agent undrain",
             Self::Hold => "dr-agent hold --release",
+            Self::Drill => "dr-agent drill --end",
         }
     }
 }
@@ -61,6 +65,18 @@ pub struct Latch {
     pub until_boot: Option<BootTime>,
     /// The boot it was set in. It ends with that boot.
     pub boot: String,
+    /// Of a drill: what is taken as failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
+}
+
+/// What a drill takes as failing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drill {
+    /// By name.
+    pub component: String,
+    /// As if no member passed either.
+    pub shared: bool,
 }
 
 impl Latch {
@@ -80,6 +96,13 @@ impl Latches {
     #[must_use]
     pub fn get(&self, kind: Kind) -> Option<&Latch> {
         self.0.iter().find(|latch| latch.kind == kind)
+    }
+
+    /// What is taken as failing, and why.
+    #[must_use]
+    pub fn drill(&self) -> Option<(&Drill, &str)> {
+        let latch = self.get(Kind::Drill)?;
+        Some((latch.drill.as_ref()?, &latch.reason))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Latch> {
@@ -175,7 +198,16 @@ mod tests {
 
     fn latch(kind: Kind, until: Option<i64>) -> Latch {
         let (reason, by) = ("disk swap".to_owned(), "uid 0".to_owned());
-        Latch { kind, reason, by, at: at(0), until: until.map(at), until_boot: until.map(up), boot: BOOT.to_owned() }
+        Latch {
+            kind,
+            reason,
+            by,
+            at: at(0),
+            until: until.map(at),
+            until_boot: until.map(up),
+            boot: BOOT.to_owned(),
+            drill: None,
+        }
     }
 
     /// The latches at a second, without any before.

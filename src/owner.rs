@@ -15,12 +15,13 @@ use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
 use crate::group::peers::Peers;
-use crate::health::cause::Status;
+use crate::health::cause::{Cause, Status};
 use crate::health::component::{ComponentState, Transition};
 use crate::health::verdict::{self, Doors, Inputs, InstanceVerdict, RegionVerdict};
 use crate::identity::lifecycle::Lifecycle;
 use crate::input::{Input, Pace};
 use crate::latches::{Kind, Latches};
+use crate::observation::{Finding, Outcome};
 use crate::probes::Spec;
 use crate::replace;
 use crate::snapshot::{About, HistoryEntry, Snapshot};
@@ -117,7 +118,12 @@ impl Owner {
     /// Takes one input.
     pub fn take(&mut self, input: Input, now: BootTime) {
         match input {
-            Input::Observed(observation, reply) => {
+            Input::Observed(mut observation, reply) => {
+                if let Some((drill, why)) = self.latches.drill()
+                    && observation.component.name() == drill.component
+                {
+                    observation.outcome = Outcome::Fail(Finding::new(Cause::Drill, why));
+                }
                 let found = self.components.iter_mut().find(|c| c.component == observation.component);
                 let Some(component) = found else { return };
                 let transition = component.apply(observation);
@@ -165,7 +171,13 @@ impl Owner {
             self.record(Some(transition));
         }
         let owner = &self.about.owner;
-        let group = self.peers.group(&self.components, &self.config.deployment, owner.region.as_deref(), now);
+        let mut group = self.peers.group(&self.components, &self.config.deployment, owner.region.as_deref(), now);
+        let drill = self.latches.drill().filter(|(drill, _)| drill.shared);
+        let drilled =
+            self.components.iter().find(|c| drill.is_some_and(|(drill, _)| c.component.name() == drill.component));
+        if let Some(drilled) = drilled {
+            group.takes_as_shared(&drilled.component);
+        }
         let authority = self.authority.as_deref();
         let mut policy = self.config.policy.clone();
         policy.standby = authority.map_or(policy.standby, Said::is_standby);

@@ -105,6 +105,12 @@ impl Snapshot {
         self.latches.get(Kind::Drain).is_some() || self.lifecycle.drain().is_some()
     }
 
+    /// Something is only rehearsed here.
+    #[must_use]
+    pub fn is_drill(&self) -> bool {
+        self.latches.drill().is_some() || self.authority.as_deref().is_some_and(Said::is_drill)
+    }
+
     /// Time alone changes nothing here, but that an observation which does not come makes a component stale.
     pub(crate) fn is_calm(&self) -> bool {
         self.components.iter().all(|(component, _)| component.status == Status::Healthy)

@@ -81,7 +81,8 @@ impl Bound {
         for problem in &told.config_problems {
             event::config_rejected(problem);
         }
-        let owner = Owner::new(told, Arc::clone(&config), saved, memory, latches, markers.fenced == Some(true), history, now);
+        let owner =
+            Owner::new(told, Arc::clone(&config), saved, memory, latches, markers.fenced == Some(true), history, now);
         event::agent_started(&about, &listeners.addresses());
         Ok(Self { options, config, file, region_is_remembered, about, owner, listeners })
     }

@@ -12,7 +12,7 @@ use super::decide::Decision;
 use super::facts::{Across, Facts};
 use super::memory::{Own, Shows};
 use super::word::NOBODY;
-use super::{State, epoch};
+use super::{Role, State, epoch};
 
 macro_rules! refused {
     ($($refused:ident: $sentence:literal;)*) => {
@@ -46,6 +46,9 @@ refused! {
     AlreadyOwner: "this region owns the highest epoch";
     NotOwner: "this region does not own the highest epoch";
     NothingToRelease: "nothing is closed here";
+    OtherSilent: "the other region does not answer";
+    OtherNoReplica: "the other region's database is no replica that can be read";
+    OtherLags: "the other region's database is more than a minute behind";
 }
 
 impl fmt::Display for Refused {
@@ -119,6 +122,24 @@ pub fn release(facts: &Facts, decision: &Decision) -> Result<Release, Refused> {
 pub fn close(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
     writable(facts)?;
     if decision.state == State::Owner { Ok(()) } else { Err(Refused::NotOwner) }
+}
+
+/// A replica further behind would lose as many seconds of what users wrote.
+const READY_LAG_SECONDS: u64 = 60;
+
+/// Whether the other region would take the traffic well if this one were lost now.
+///
+/// # Errors
+/// When it would not, or nobody can tell.
+pub fn other_ready(facts: &Facts) -> Result<(), Refused> {
+    let across = facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer));
+    let Some(Across::Verified(proof)) = across else { return Err(Refused::OtherSilent) };
+    if !proof.fresh || proof.role != Role::Replica.name() {
+        return Err(Refused::OtherNoReplica);
+    }
+    let replica = facts.other.as_ref().and_then(|other| other.fresh());
+    let lag = replica.and_then(|seen| seen.read.lag_seconds);
+    if lag.is_some_and(|lag| lag > READY_LAG_SECONDS) { Err(Refused::OtherLags) } else { Ok(()) }
 }
 
 /// How far a planned close has come. When all of it is done the other region can be promoted without loss.

@@ -18,7 +18,7 @@ use super::outputs::{Gate, Step, Target, steps};
 use super::said::Said;
 use super::sql::{Claiming, Database, Swap};
 use super::word::{Proof, Word};
-use super::{Claim, State, facts};
+use super::{Claim, State, facts, operator};
 use crate::authority::database::{Attempt, Unread};
 use crate::aws::Aws;
 use crate::clock::BootTime;
@@ -318,6 +318,7 @@ impl Task {
             word: Word::of(&decision, &self.facts),
             proof: Proof::of(&decision, &self.facts),
             problems: self.problems.iter().cloned().collect(),
+            other_ready: operator::other_ready(&self.facts),
             decision: decision.clone(),
         });
         self.decision = Some(decision);

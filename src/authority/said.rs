@@ -3,7 +3,9 @@
 use super::State;
 use super::decide::Decision;
 use super::memory::Memory;
+use super::operator::Refused;
 use super::outputs::{Gate, RegionRule};
+use super::why::Reason;
 use super::word::{Proof, Word};
 use crate::health::verdict::RegionState;
 
@@ -19,6 +21,8 @@ pub struct Said {
     pub proof: Proof,
     /// What was tried in vain, in words.
     pub problems: Vec<String>,
+    /// Whether the other region would take the traffic well now.
+    pub other_ready: Result<(), Refused>,
 }
 
 impl Said {
@@ -31,6 +35,12 @@ impl Said {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         self.decision.state == State::Boot && self.memory().known.is_some()
+    }
+
+    /// The region answers as if it were closed, for a drill.
+    #[must_use]
+    pub fn is_drill(&self) -> bool {
+        self.decision.why.contains(&Reason::Drill)
     }
 
     /// Whoever is ill here may not be replaced: the region serves nobody, or is in the middle of changing.

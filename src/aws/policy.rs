@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 
 const SHIPPED: &str = include_str!("../../packaging/iam/agent-policy.json");
 
-/// Statements that only [`Needs::enforce`] needs: without them nothing that goes wrong here could end an instance.
-const OF_ENFORCE: [&str; 2] = ["Replace", "AuditNote"];
+/// The statement that only [`Needs::enforce`] needs: without it nothing that goes wrong here could end an instance.
+const OF_ENFORCE: &str = "Replace";
+
+/// The statement of whoever writes the group's tags.
+const OF_TAGS: &str = "AuditNote";
 
 /// The statement that only a namespace needs.
 const OF_CLOUDWATCH: &str = "Metrics";
@@ -40,6 +43,8 @@ pub struct Needs<'a> {
     pub namespace: Option<&'a str>,
     /// Instances are replaced, not only observed.
     pub enforce: bool,
+    /// One of two regions owns the data, and the group's tags say which.
+    pub authority: bool,
 }
 
 impl Policy {
@@ -48,7 +53,8 @@ impl Policy {
     pub fn for_needs(needs: &Needs<'_>) -> Self {
         let mut policy = shipped();
         policy.statement.retain(|statement| match statement.sid.as_str() {
-            sid if OF_ENFORCE.contains(&sid) => needs.enforce,
+            OF_ENFORCE => needs.enforce,
+            OF_TAGS => needs.enforce || needs.authority,
             OF_CLOUDWATCH => needs.namespace.is_some(),
             _ => true,
         });
@@ -87,7 +93,9 @@ mod tests {
             Policy::for_needs(needs).statement.into_iter().map(|statement| statement.sid).collect()
         };
         assert_eq!(sids(&Needs::default()), ["WhoIsInTheGroup", "LastLook"]);
-        let all = Needs { group: Some("web"), namespace: Some("Shop"), enforce: true };
+        let two_regions = Needs { authority: true, ..Needs::default() };
+        assert_eq!(sids(&two_regions), ["WhoIsInTheGroup", "LastLook", "AuditNote"]);
+        let all = Needs { group: Some("web"), namespace: Some("Shop"), enforce: true, authority: false };
         assert_eq!(sids(&all), ["WhoIsInTheGroup", "LastLook", "Replace", "AuditNote", "Metrics"]);
         let policy = Policy::for_needs(&all);
         assert_eq!(policy.statement_of("autoscaling:SetInstanceHealth"), Some("Replace"));

@@ -9,7 +9,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::time::{Span, show_span};
-use super::{AuthorityCommand, Exit, FenceCommand, Format, client, render};
+use super::{AuthorityCommand, Exit, FenceCommand, Format, client, close, render};
 use crate::authority::run::Order;
 use crate::group::keys;
 
@@ -37,15 +37,15 @@ pub(super) fn fence(socket: &Path, command: FenceCommand) -> Exit {
         FenceCommand::Close(args) => match args.span {
             Span::Boot => usage("a planned close ends by itself: say how long, such as `--for 30m`"),
             Span::For(span) => {
-                let order = Order::Close { reason: args.reason, seconds: span.as_secs(), is_drill: false };
+                let order =
+                    Order::Close { reason: args.reason, seconds: span.as_secs(), is_drill: false, force: false };
                 let exit = obey(socket, &order);
-                if exit == Exit::Ok {
-                    render::note(format_args!("it ends by itself in {}", show_span(span)));
-                    render::hint(
-                        "`dr-agent fence status` says when to promote the other region; `dr-agent fence release` ends it",
-                    );
+                if exit != Exit::Ok {
+                    return exit;
                 }
-                exit
+                render::note(format_args!("it ends by itself in {}", show_span(span)));
+                render::hint("`dr-agent fence release` ends it; leaving this command does not");
+                if args.detach { Exit::Ok } else { close::watch(socket) }
             }
         },
         FenceCommand::Release(args) => release(socket, &args.reason, args.yes.as_deref()),
@@ -64,14 +64,12 @@ fn release(socket: &Path, reason: &str, yes: Option<&str>) -> Exit {
     }
 }
 
-pub(super) fn drill(socket: &Path, reason: String, span: Span) -> Exit {
-    let Span::For(span) = span else { return usage("a drill ends by itself: say how long, such as `--for 10m`") };
-    let exit = obey(socket, &Order::Close { reason, seconds: span.as_secs(), is_drill: true });
+/// The region answers as if it were closed.
+pub(super) fn drill(socket: &Path, reason: String, span: Duration, force: bool) -> Exit {
+    let exit = obey(socket, &Order::Close { reason, seconds: span.as_secs(), is_drill: true, force });
     if exit == Exit::Ok {
-        render::note(format_args!(
-            "the region answers 503 for {}; users of this region are still served",
-            show_span(span)
-        ));
+        let span = show_span(span);
+        render::note(format_args!("the region answers 503 for {span}; users of this region are still served"));
     }
     exit
 }
@@ -86,7 +84,7 @@ pub(super) fn generate_key() -> Exit {
     Exit::Ok
 }
 
-fn usage(what: &str) -> Exit {
+pub(super) fn usage(what: &str) -> Exit {
     render::errors(&[what.to_owned()]);
     Exit::Usage
 }
@@ -132,13 +130,18 @@ fn told(answer: Result<Value, client::Error>) -> Exit {
     }
 }
 
+/// All about authority, as JSON.
+pub(super) async fn shown(socket: &Path) -> Result<Value, client::Error> {
+    let mut answer = ask(socket, &Order::Show).await?;
+    Ok(answer["authority"].take())
+}
+
 fn show(socket: &Path, format: Format) -> Exit {
-    match client::block_on(ask(socket, &Order::Show)) {
-        Ok(value) => {
-            let shown = &value["authority"];
+    match client::block_on(shown(socket)) {
+        Ok(shown) => {
             render::data(&match format {
                 Format::Json => format!("{shown:#}\n"),
-                Format::Text => text(shown),
+                Format::Text => text(&shown),
             });
             match shown["summary"]["state"].as_str() {
                 Some("SUPERSEDED") => Exit::Unhealthy,

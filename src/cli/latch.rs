@@ -11,7 +11,7 @@ use super::check::aws::{known, metadata, value};
 use super::time::{Span, show_span};
 use super::{Exit, client, render};
 use crate::aws::{Aws, Failure};
-use crate::latches::Kind;
+use crate::latches::{Drill, Kind};
 use crate::report::Report;
 use crate::report::aws::{GROUP, INSTANCE, REGION, ends_what_fails};
 
@@ -20,11 +20,14 @@ const GROUP_LIMIT: Duration = Duration::from_secs(6);
 
 /// The body of `PUT /latch/KIND`.
 #[derive(Debug, Serialize)]
-struct Order<'a> {
-    reason: &'a str,
+pub(super) struct Order<'a> {
+    pub reason: &'a str,
     /// `None`: until the machine reboots.
-    seconds: Option<u64>,
-    force: bool,
+    pub seconds: Option<u64>,
+    pub force: bool,
+    /// Of a drill. An agent that knows of none takes no order with it.
+    #[serde(flatten)]
+    pub drill: Option<Drill>,
 }
 
 /// What the agent says beside having done it.
@@ -36,16 +39,23 @@ struct Done {
 }
 
 pub(super) fn set(socket: &Path, kind: Kind, reason: &str, span: Span, force: bool) -> Exit {
-    let (seconds, ends) = match span {
-        Span::For(span) => (Some(span.as_secs()), format!("in {}", show_span(span))),
-        Span::Boot => (None, "with the next reboot".to_owned()),
-    };
     if kind == Kind::Drain && !force && is_ended_by_drain(socket) {
         return Exit::Usage;
     }
-    let order = Order { reason, seconds, force };
+    let seconds = match span {
+        Span::For(span) => Some(span.as_secs()),
+        Span::Boot => None,
+    };
+    order(socket, kind, &Order { reason, seconds, force, drill: None })
+}
+
+pub(super) fn order(socket: &Path, kind: Kind, order: &Order<'_>) -> Exit {
+    let ends = match order.seconds {
+        Some(seconds) => format!("in {}", show_span(Duration::from_secs(seconds))),
+        None => "with the next reboot".to_owned(),
+    };
     // A structure of two texts and numbers always becomes JSON.
-    let body = serde_json::to_vec(&order).unwrap_or_default();
+    let body = serde_json::to_vec(order).unwrap_or_default();
     let path = format!("/latch/{}", kind.name());
     match client::block_on(client::ask(socket, Method::PUT, &path, body)) {
         Ok(answer) => {

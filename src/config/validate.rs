@@ -28,6 +28,8 @@ const PEER_PORT: u16 = 8484;
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const LIMIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// While it waits for a decision it answers 503: Route 53 must not leave the region for that.
+const BOOT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30);
 /// The agent may answer `starting` for at most this long: by then a health check would have taken it out.
 const START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(15);
 /// A grant must outlive the replacement that it is for: the look with its round, and the call, take 10 s each at most.
@@ -76,7 +78,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         .collect();
     metrics.end();
 
-    let authority = authority(top.section("authority"), &regions);
+    let authority = authority(top.section("authority"), &regions, key_file.is_some());
     let replace = replace(top.section("replace"), key_file.is_some());
     let repoint = repoint::repoint(top.section("repoint"), has_account);
     let mut cloudwatch = top.section("cloudwatch");
@@ -201,7 +203,7 @@ fn policy(mut section: Section<'_>, standby: bool, partial: bool) -> Policy {
     policy
 }
 
-fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>) -> Option<Authority> {
+fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>, has_keys: bool) -> Option<Authority> {
     let mut order = None;
     if let Some(list) = section.strings("regions") {
         let tables: Vec<&str> = regions.keys().map(String::as_str).collect();
@@ -220,9 +222,15 @@ fn authority(mut section: Section<'_>, regions: &BTreeMap<String, Region>) -> Op
     } else if section.is_there() && !section.has("regions") {
         section.reject("regions", "name both regions; their order can never be changed afterwards");
     }
+    if order.is_some() && !has_keys {
+        section.reject("regions", "two regions need `key_file`: without keys neither believes what the other says");
+    }
     let poll = section.duration("poll", Duration::from_secs(5), INTERVAL);
-    let boot_wait = section.duration("boot_wait", Duration::from_secs(10), HOLD);
+    let boot_wait = section.duration("boot_wait", Duration::from_secs(10), BOOT);
     let takeover_wait = section.duration("takeover_wait", Duration::from_secs(15), HOLD);
+    if takeover_wait < 2 * poll {
+        section.reject("takeover_wait", "must be at least twice `poll`: the other region closes within two rounds");
+    }
     section.end();
     Some(Authority { regions: order?, poll, boot_wait, takeover_wait })
 }

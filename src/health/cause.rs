@@ -243,8 +243,12 @@ cause_table! {
     WiringForeign       "wiring-foreign-answer":     Degraded  Configuration Keeps              Keeps     Never,
         "finds another page where a health answer belongs", "add `include /etc/nginx/dr-agent.d/*.conf;` to that server block";
     WiringHelper        "wiring-helper-silent":      Degraded  Configuration Keeps              Keeps     Never,
-        "finds that the root helper does not answer", "see `systemctl status 'dr-agent-helper*'`";
+        "finds that the root helper does not answer", "see `systemctl status 'dr-agent-helper*'`; are its `.path` units enabled?";
+    WiringCertificate   "wiring-certificate":        Degraded  Configuration Keeps              Keeps     Never,
+        "finds that browsers refuse the certificate of the other region's name: after a failover users would be turned away", "renew or correct it there";
 
+    Drill               "drill":                     Unhealthy Fault         ClosesIfPeerPasses AfterHold Never,
+        "is taken as failing, for a drill", "`dr-agent drill --end` ends it; it ends by itself too";
     Flapping            "flapping":                  Degraded  Fault         Keeps              Keeps     Never,
         "fails and recovers again and again", "see `dr-agent history` for the rhythm";
     CouldNotRun         "could-not-run":             Unknown   Probe         Keeps              Holds     Never,
@@ -353,7 +357,13 @@ mod tests {
         (&[CouldNotRun], "unknown", "200", "holds", "no"),
         (&[ExecCritical, MemoryPressure, IoPressure], "degraded", "200", "no", "no"),
         (&[WiringFenceOpen, WiringMarker], "unhealthy", "503", "no", "never"),
-        (&[WiringRedirect, WiringFallback, WiringForeign, WiringHelper], "degraded", "200", "no", "no"),
+        (
+            &[WiringRedirect, WiringFallback, WiringForeign, WiringHelper, WiringCertificate],
+            "degraded",
+            "200",
+            "no",
+            "no",
+        ),
         // What the probes tell apart more finely.
         (&[AppSlow, EfsSlow, DiskNearlyFull, Flapping], "degraded", "200", "no", "no"),
         (&[ExecWarning, ExecTimeout], "degraded", "200", "no", "no"),

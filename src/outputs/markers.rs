@@ -61,14 +61,16 @@ impl Markers {
 pub fn wanted(snapshot: &Snapshot) -> Markers {
     // While nginx is at fault nginx does not answer, and when it does again the fault is over.
     let by_other_than_nginx = snapshot.instance.reasons.iter().any(|reason| reason.component != Component::Nginx);
-    let closed = by_other_than_nginx && snapshot.instance.state != InstanceState::Starting;
+    // That ends with the agent.
+    let is_rehearsed = snapshot.latches.drill().is_some();
+    let closed = by_other_than_nginx && snapshot.instance.state != InstanceState::Starting && !is_rehearsed;
     Markers {
         fenced: match snapshot.authority.as_deref().map(|said| said.gate) {
             Some(Gate::Closed) => Some(true),
             Some(Gate::Open) => Some(false),
             Some(Gate::Keep) | None => None,
         },
-        region_closed: snapshot.region_closed,
+        region_closed: snapshot.region_closed && !is_rehearsed,
         // With nobody else to serve, an agent that is gone must not keep the last instance closed. After a restart it
         // is not known yet who else can serve: then what the marker says stands.
         instance_closed: closed && (snapshot.group.can_serve || snapshot.instance_resumed),

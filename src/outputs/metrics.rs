@@ -56,6 +56,8 @@ fn verdicts(page: &mut Page, snapshot: &Snapshot, now: BootTime) {
     page.flag(&[], snapshot.gate_closed);
     page.gauge("dr_agent_draining", "1 while an operator or the platform has this instance drained.");
     page.flag(&[], snapshot.is_draining());
+    page.gauge("dr_agent_drill", "1 while something here is only rehearsed.");
+    page.flag(&[], snapshot.is_drill());
     page.gauge("dr_agent_rebalance_recommended", "1 while EC2 recommends to replace this instance.");
     page.flag(&[], snapshot.lifecycle.rebalance);
     page.gauge("dr_agent_on_hold", "1 while repair and replacement of this instance are held.");

@@ -1,10 +1,11 @@
-//! wiring: whether nginx hands the health paths to this agent, whether the fence holds while the gate is closed, and
-//! whether the markers on disk say what the agent says.
+//! wiring: whether nginx hands the health paths to this agent, whether the fence holds while the gate is closed,
+//! whether the markers on disk say what the agent says, whether the root helper answers, and whether users could use the
+//! other region's name.
 //!
 //! The agent asks itself, from outside, through nginx, as the load balancer and Route 53 do. That nginx is down is not
 //! this probe's finding: the nginx component says it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Question;
+use crate::certificates::Certificate;
+use crate::clock::BootTime;
 use crate::config::WiringProbe;
 use crate::health::cause::Cause;
+use crate::helper;
 use crate::observation::{Finding, Outcome, Stages};
 use crate::outputs::markers::{Markers, wanted};
 use crate::probes::blocking::Lane;
@@ -48,13 +52,35 @@ pub struct Wiring {
     /// Where the markers are.
     public: PathBuf,
     snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
+    /// Requests to the root helper that had no result yet, by what was asked, and when that was seen first.
+    unanswered: BTreeMap<&'static str, (String, BootTime)>,
 }
 
 impl Wiring {
     /// Without `snapshots`, as `dr-agent check` has none, generations and markers are not compared.
     #[must_use]
     pub fn new(probe: &WiringProbe, state_dir: &Path, snapshots: Option<watch::Receiver<Arc<Snapshot>>>) -> Self {
-        Self { address: probe.address.into(), hosts: probe.hosts.clone(), public: state_dir.join("public"), snapshots }
+        Self {
+            address: probe.address.into(),
+            hosts: probe.hosts.clone(),
+            public: state_dir.join("public"),
+            snapshots,
+            unanswered: BTreeMap::new(),
+        }
+    }
+
+    /// A request that the root helper has let lie for longer than it may take.
+    async fn look_at_helper(&mut self) -> Option<Finding> {
+        let paths = helper::Paths::of(&self.snapshots.as_ref()?.borrow().config.listen.control);
+        let read = move || helper::VERBS.map(|verb| paths.unanswered(verb).map(|id| (verb, id)));
+        let open = LANE.run(read).await.ok()?.into_iter().flatten();
+        late(&mut self.unanswered, open, BootTime::now())
+    }
+
+    /// What users would say after a failover to the other region.
+    fn look_at_certificate(&self) -> Option<Finding> {
+        let snapshot = Arc::clone(&self.snapshots.as_ref()?.borrow());
+        refused(&snapshot.certificates, snapshot.config.region.as_deref())
     }
 
     /// Whether the gate is closed, and what is wrong with the markers.
@@ -139,6 +165,8 @@ impl Probe for Wiring {
         stages.enter("markers");
         let (fenced, finding) = self.look_at_markers().await;
         let mut findings = Vec::from_iter(finding);
+        findings.extend(self.look_at_helper().await);
+        findings.extend(self.look_at_certificate());
         stages.enter("answers");
         for host in &self.hosts {
             let finding = self.ask_as(host).await;
@@ -213,6 +241,32 @@ async fn markers(public: PathBuf) -> io::Result<BTreeSet<String>> {
     LANE.run(read).await.map_err(io::Error::other).flatten()
 }
 
+/// Notes the requests that are open now, and says which has been so for longer than the helper may take.
+fn late(
+    known: &mut BTreeMap<&'static str, (String, BootTime)>,
+    open: impl Iterator<Item = (&'static str, String)>,
+    now: BootTime,
+) -> Option<Finding> {
+    *known = open
+        .map(|(verb, id)| {
+            let before = known.get(verb).filter(|(before, _)| *before == id);
+            let since = before.map_or(now, |(_, since)| *since);
+            (verb, (id, since))
+        })
+        .collect();
+    let (verb, age) =
+        known.iter().map(|(verb, (_, since))| (verb, now.since(*since))).find(|(_, age)| *age >= helper::LIMIT)?;
+    Some(Finding::new(Cause::WiringHelper, format!("`dr-agent helper {verb}` was asked for {} s ago", age.as_secs())))
+}
+
+/// A certificate of the other region that users' browsers refuse. A name that cannot be reached from here may well be
+/// reached by users.
+fn refused(certificates: &[Certificate], here: Option<&str>) -> Option<Finding> {
+    let mut others = certificates.iter().filter(|one| one.expires.is_some() && Some(one.region.as_str()) != here);
+    let (host, problem) = others.find_map(|one| Some((&one.host, one.problem.as_ref()?)))?;
+    Some(Finding::new(Cause::WiringCertificate, format!("`{host}`: {problem}")))
+}
+
 /// `fenced` is not compared: it is the gate itself.
 fn compare(found: &BTreeSet<String>, wanted: Markers) -> Option<Finding> {
     let wrong: Vec<_> = wanted
@@ -225,4 +279,42 @@ fn compare(found: &BTreeSet<String>, wanted: Markers) -> Option<Finding> {
         })
         .collect();
     (!wrong.is_empty()).then(|| Finding::new(Cause::WiringMarker, wrong.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_helper_is_silent_when_one_request_lies_for_longer_than_it_may_take() {
+        let at = |second| BootTime::from_boot(Duration::from_secs(second));
+        let mut known = BTreeMap::new();
+        let mut look = |ids: &[(&'static str, &str)], second| {
+            let open = ids.iter().map(|(verb, id)| (*verb, (*id).to_owned()));
+            late(&mut known, open, at(second)).map(|finding| finding.detail)
+        };
+        assert_eq!(look(&[("efs-remount", "1")], 100), None);
+        assert_eq!(look(&[("efs-remount", "1"), ("repoint-apply", "a")], 134), None);
+        assert_eq!(look(&[("efs-remount", "2"), ("repoint-apply", "a")], 135), None, "another one");
+        assert_eq!(
+            look(&[("efs-remount", "2"), ("repoint-apply", "a")], 169).as_deref(),
+            Some("`dr-agent helper repoint-apply` was asked for 35 s ago")
+        );
+        assert_eq!(look(&[], 300), None);
+        assert_eq!(look(&[("efs-remount", "2")], 301), None, "it was answered in between");
+    }
+
+    #[test]
+    fn only_the_other_regions_certificate_counts_and_only_when_it_was_seen() {
+        let seen = |region: &str, shown: bool| Certificate {
+            region: region.to_owned(),
+            host: "b.example.com".to_owned(),
+            expires: shown.then_some(Timestamp::UNIX_EPOCH),
+            problem: Some("it has expired".to_owned()),
+        };
+        let found = refused(&[seen("a-1", true), seen("b-1", true)], Some("a-1")).unwrap();
+        assert_eq!((found.cause, found.detail.as_str()), (Cause::WiringCertificate, "`b.example.com`: it has expired"));
+        assert_eq!(refused(&[seen("a-1", true), seen("b-1", false)], Some("a-1")), None);
+    }
 }

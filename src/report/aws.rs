@@ -109,8 +109,12 @@ impl Aws {
     pub fn of(seen: Seen<'_>, config: &Config) -> Self {
         let value = |what: &str| seen.known.iter().find(|known| known.what == what).map(|known| known.value.clone());
         let (instance, group) = (value(INSTANCE), value(GROUP));
-        let needs =
-            Needs { group: group.as_deref(), namespace: config.cloudwatch.as_deref(), enforce: config.replace.enforce };
+        let needs = Needs {
+            group: group.as_deref(),
+            namespace: config.cloudwatch.as_deref(),
+            enforce: config.replace.enforce,
+            authority: config.authority.is_some(),
+        };
         let policy = Policy::for_needs(&needs);
         let mut findings = Vec::new();
         findings.extend(seen.metadata.silence.and_then(|silence| unheard(silence, instance.as_deref(), &seen)));

@@ -154,6 +154,7 @@ pub(crate) fn trouble(kind: Kind) -> Report {
         until: Some(at() + MS(3_540_000)),
         until_boot: None,
         boot: "b00t".to_owned(),
+        drill: None,
     };
     let problem =
         "/etc/dr-agent/agent.toml:12: `probe.nginx.interval = 5`: a duration needs a unit: write \"5s\" or \"5ms\"";

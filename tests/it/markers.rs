@@ -37,6 +37,7 @@ fn drain(agent: &Served, scratch: &Scratch, is_set: bool) {
             until: None,
             until_boot: None,
             boot,
+            drill: None,
         };
         latches::set(&scratch.state(), &latch).unwrap();
     } else {

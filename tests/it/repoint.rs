@@ -34,8 +34,8 @@ fn machine() -> Machine {
     Machine::new(HOSTS, OUTPUTS)
 }
 
-fn region(name: &str) -> Option<Target> {
-    Some(Target::Region(name.to_owned()))
+fn region(name: &str) -> Target {
+    Target::Region(name.to_owned())
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -78,7 +78,7 @@ fn the_outputs_say_what_was_decided_and_the_app_is_told_once() {
     fs::set_permissions(&env, Permissions::from_mode(0o640)).unwrap();
 
     let applied = machine.repoint("b-1");
-    assert_eq!((applied.writer, applied.warning), (region("b-1"), None));
+    assert_eq!((applied.writer, applied.warning), (Some(region("b-1")), None));
     assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=b.example\nDATABASE_WRITER_PORT=3307\n"));
     assert!(machine.text("database.env").contains("DATABASE_READER_HOST=a.example\nDATABASE_READER_PORT=3306\n"));
     let json: serde_json::Value = serde_json::from_str(&machine.text("database.json")).unwrap();
@@ -114,7 +114,7 @@ fn an_app_that_does_not_run_is_not_reloaded_and_one_that_does_not_exist_is_an_er
     machine.systemctl("case \"$1\" in show) printf 'ActiveState=inactive\\nLoadState=not-found\\n';; *) echo 'not found' >&2; exit 5;; esac");
     let applied = machine.apply(&machine.decide("b-1"));
     assert!(applied.done.error.unwrap().contains("`systemctl reload shop.service`: not found"));
-    assert_eq!(applied.writer, region("b-1"), "the outputs say so, whoever reads them");
+    assert_eq!(applied.writer, Some(region("b-1")), "the outputs say so, whoever reads them");
     // The next run tells it again, also when nothing else is left to do.
     machine.systemctl("case \"$1\" in show) printf 'ActiveState=active\\nLoadState=loaded\\n';; esac");
     machine.called();
@@ -132,7 +132,7 @@ fn a_rollback_brings_back_what_was_there_only_if_it_is_allowed() {
     machine.apply(&failing);
     assert!(machine.text("database.env").contains("wrong.example"));
     let back = machine.decide_as("a-1", |decision| decision.rollback = Some(failing.id.clone()));
-    assert_eq!(machine.apply(&back).writer, region("a-1"));
+    assert_eq!(machine.apply(&back).writer, Some(region("a-1")));
     assert_eq!(machine.text("database.env"), good);
 
     let failing = machine.decide("b-1");
@@ -147,10 +147,10 @@ fn a_new_instance_gets_a_writer_and_one_that_has_one_keeps_it() {
     let new = |machine: &Machine| machine.apply(&machine.decide_as("a-1", |decision| decision.only_new = true));
     let machine = machine();
     fs::write(machine.path("app/database.env"), "").unwrap();
-    assert_eq!(new(&machine).writer, region("a-1"));
+    assert_eq!(new(&machine).writer, Some(region("a-1")));
     assert!(machine.text("database.json").contains("a.example"));
     machine.repoint("b-1");
-    assert_eq!(new(&machine).writer, region("b-1"));
+    assert_eq!(new(&machine).writer, Some(region("b-1")));
     assert!(machine.text("database.json").contains("b.example"));
     fs::write(machine.path("app/database.env"), "DB_HOST=by-hand\n").unwrap();
     assert_eq!(new(&machine).writer, None, "nobody knows which");

@@ -36,6 +36,9 @@ pub enum Order {
         reason: String,
         seconds: u64,
         is_drill: bool,
+        /// A drill though the other region is not ready.
+        #[serde(default)]
+        force: bool,
     },
 }
 
@@ -123,8 +126,11 @@ impl Task {
                     ),
                 }),
             },
-            Order::Close { reason, seconds, is_drill } => {
+            Order::Close { reason, seconds, is_drill, force } => {
                 operator::close(&self.facts, &decision)?;
+                if *is_drill && !force {
+                    operator::other_ready(&self.facts)?;
+                }
                 let close = Close {
                     region: self.setup.place.region.clone(),
                     is_drill: *is_drill,

@@ -52,6 +52,20 @@ pub struct Group {
     pub serving: BTreeSet<String>,
 }
 
+impl Group {
+    /// As if nobody passed `component` either, for a drill.
+    pub fn takes_as_shared(&mut self, component: &Component) {
+        self.passing.remove(component);
+        self.failing.insert(component.clone());
+        if let Some(domains) = &mut self.domains {
+            domains.insert(component.clone(), Domain::Shared);
+        }
+        if let Some(tally) = self.tallies.get_mut(component) {
+            (tally.healthy, tally.failing) = (0, tally.asked);
+        }
+    }
+}
+
 /// The votes of one round on one component.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {

@@ -1,10 +1,14 @@
 //! The control socket, in JSON: `GET /status`, `GET /records` (of replaced instances of the group), `GET /history?since=TIME&until=TIME` (RFC 3339), and the latches:
-//! `PUT /latch/drain` and `/latch/hold` with `{"reason": TEXT, "seconds": N, "force": BOOL}`, `DELETE` of the same.
+//! `PUT /latch/drain` and `/latch/hold` with `{"reason": TEXT, "seconds": N, "force": BOOL}`, `/latch/drill` also with
+//! `"component": NAME, "shared": BOOL`, `DELETE` of the same.
 //!
 //! `GET /authority` says who owns the data and why; `POST` of an order ([`authority::run::Order`]) asks to change it.
 //!
-//! `seconds` left out is an hour for a drain and no end for a hold; `null` is until the machine reboots. Answers other
+//! `seconds` left out is an hour for a drain, 10 minutes for a drill, no end for a hold; `null` is until the machine reboots
+//! (a drill always ends). Answers other
 //! than 200 are `{"error": TEXT, "hint": TEXT}`; 409 is an order that may not be carried out, 503 one that could not.
+
+mod latch;
 
 use std::convert::Infallible;
 use std::fs;
@@ -20,14 +24,15 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode};
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize};
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::latch::{Order, Seen, plan};
 use super::server::{Limits, serve};
 use super::{CONTROL_MODE, ControlSocket, JSON, answer, bind_unix};
 use crate::authority;
@@ -59,10 +64,6 @@ const ORDER_LIMIT: Duration = Duration::from_secs(9);
 
 /// The owner turns at once.
 const EFFECT_LIMIT: Duration = Duration::from_secs(1);
-
-/// A drain ends by itself, so that a forgotten one does not outlive its reason.
-const DRAIN: Duration = Duration::from_secs(60 * 60);
-const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What orders need.
 #[derive(Debug)]
@@ -118,31 +119,6 @@ impl Service<Request<Incoming>> for Orders {
         let (shared, uid) = (Arc::clone(&self.shared), self.uid);
         Box::pin(async move { Ok(shared.answer(request, uid).await.unwrap_or_else(Refusal::into_response)) })
     }
-}
-
-/// The body of `PUT /latch/KIND`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Order {
-    reason: String,
-    #[serde(default, deserialize_with = "span")]
-    seconds: Span,
-    #[serde(default)]
-    force: bool,
-}
-
-/// How long a latch is to last.
-#[derive(Debug, Clone, Copy, Default)]
-enum Span {
-    /// Nothing was said.
-    #[default]
-    Usual,
-    UntilReboot,
-    Seconds(u64),
-}
-
-fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-    Option::deserialize(deserializer).map(|seconds| seconds.map_or(Span::UntilReboot, Span::Seconds))
 }
 
 #[derive(Debug, Serialize)]
@@ -248,21 +224,21 @@ impl Shared {
     async fn set(&self, kind: Kind, body: &[u8], uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
         let order = serde_json::from_slice::<Order>(body)
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "use the `dr-agent` command"))?;
-        let others = healthy_others(&self.snapshot());
-        let latch = plan(kind, &order, others, &self.control.boot, (BootTime::now(), clock::wall()))?;
+        let seen = Seen::of(&self.snapshot());
+        let latch = plan(kind, &order, &seen, &self.control.boot, (BootTime::now(), clock::wall()))?;
         let dir = self.control.state_dir.clone();
         let latches =
             self.write(kind, uid, "set", move |by| latches::set(&dir, &Latch { by: by.to_owned(), ..latch })).await?;
         let latch = latches.get(kind).cloned();
         self.put_in_force(kind, latches).await?;
-        json(&Done { latch, others: Some(others) })
+        json(&Done { latch, others: Some(seen.others) })
     }
 
     async fn clear(&self, kind: Kind, uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
         let dir = self.control.state_dir.clone();
         let latches = self.write(kind, uid, "clear", move |_| latches::clear(&dir, kind)).await?;
         self.put_in_force(kind, latches).await?;
-        json(&Done { latch: None, others: Some(healthy_others(&self.snapshot())) })
+        json(&Done { latch: None, others: Some(Seen::of(&self.snapshot()).others) })
     }
 
     /// Changes the files off the runtime, for whoever `uid` is, and reads them back.
@@ -313,60 +289,6 @@ impl Shared {
             )
         })
     }
-}
-
-/// The latch that an order asks for, if it may be set; the time is given on both clocks.
-fn plan(
-    kind: Kind,
-    order: &Order,
-    others: usize,
-    boot: &str,
-    (now, at): (BootTime, Timestamp),
-) -> Result<Latch, Refusal> {
-    let refuse = |error: &str, hint| Err(Refusal::new(StatusCode::CONFLICT, error, hint));
-    let reason = order.reason.trim();
-    if reason.is_empty() {
-        return refuse("a reason is needed", "say why, for whoever finds it: `--reason TEXT`");
-    }
-    // It is shown on terminals, in logs and in files of lines.
-    if reason.contains(char::is_control) {
-        return refuse("the reason has a control character in it", "write it on one line, without tabs or escapes");
-    }
-    let span = match (order.seconds, kind) {
-        (Span::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
-        (Span::Usual, Kind::Drain) => Some(DRAIN),
-        (Span::Usual, Kind::Hold) | (Span::UntilReboot, _) => None,
-    };
-    if span == Some(Duration::ZERO) {
-        return refuse("it would end at once", "say how long: `--for 1h`");
-    }
-    if kind == Kind::Drain && span.is_some_and(|span| span > LONGEST_DRAIN) {
-        return refuse("a drain lasts at most 24 h", "drain for less, or take the instance out of its group");
-    }
-    if kind == Kind::Drain && others == 0 && !order.force {
-        return refuse(
-            "no other instance is known to be healthy: the load balancer would send all requests here none the less",
-            "`--force` drains it anyway",
-        );
-    }
-    let end = |span: Duration| at.checked_add(SignedDuration::try_from(span)?);
-    let Ok(until) = span.map(end).transpose() else {
-        return refuse("that is longer than time", "leave the end open, or name one that will come");
-    };
-    Ok(Latch {
-        kind,
-        reason: reason.to_owned(),
-        by: String::new(),
-        at,
-        until,
-        until_boot: span.map(|span| now + span),
-        boot: boot.to_owned(),
-    })
-}
-
-/// The other members that serve, as far as their last words go.
-fn healthy_others(snapshot: &Snapshot) -> usize {
-    snapshot.group.serving.len()
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
@@ -425,51 +347,6 @@ fn json(value: &impl Serialize) -> Result<Response<Full<Bytes>>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const AT: &str = "2026-11-25T03:00:00Z";
-    const NOW: BootTime = BootTime::from_boot(Duration::from_secs(1_000));
-
-    fn planned(kind: Kind, body: &str, others: usize) -> Result<Latch, (u16, String)> {
-        let order: Order = serde_json::from_str(body).unwrap();
-        plan(kind, &order, others, "boot", (NOW, AT.parse().unwrap()))
-            .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
-    }
-
-    #[test]
-    fn a_drain_ends_by_itself_and_takes_at_most_a_day() {
-        let until = |body, kind| planned(kind, body, 1).unwrap().until.map(|until| until.to_string());
-        assert_eq!(until(r#"{"reason":"x"}"#, Kind::Drain).as_deref(), Some("2026-11-25T04:00:00Z"));
-        assert_eq!(until(r#"{"reason":"x","seconds":60}"#, Kind::Drain).as_deref(), Some("2026-11-25T03:01:00Z"));
-        assert_eq!(until(r#"{"reason":"x","seconds":null}"#, Kind::Drain), None);
-        assert_eq!(until(r#"{"reason":"x"}"#, Kind::Hold), None);
-        let until_boot = |body| planned(Kind::Drain, body, 1).unwrap().until_boot;
-        assert_eq!(until_boot(r#"{"reason":"x","seconds":60}"#), Some(NOW + Duration::from_secs(60)));
-        assert_eq!(until_boot(r#"{"reason":"x","seconds":null}"#), None);
-        assert_eq!(planned(Kind::Drain, r#"{"reason":"x","seconds":86401}"#, 1).unwrap_err().0, 409);
-        assert!(planned(Kind::Drain, r#"{"reason":"x","seconds":86400}"#, 1).is_ok());
-        assert!(planned(Kind::Hold, r#"{"reason":"x","seconds":86401}"#, 0).is_ok());
-        let absurd = format!(r#"{{"reason":"x","seconds":{}}}"#, u64::MAX);
-        assert_eq!(planned(Kind::Hold, &absurd, 0).unwrap_err().0, 409);
-        assert_eq!(planned(Kind::Hold, r#"{"reason":" "}"#, 0).unwrap_err().0, 409);
-        assert_eq!(planned(Kind::Hold, r#"{"reason":"x","seconds":0}"#, 0).unwrap_err().0, 409);
-    }
-
-    #[test]
-    fn a_reason_is_one_line_of_text() {
-        for reason in [r"x\ny", r"x\ty", r"\u001b[31mx", r"x\u0000", r"x\u007fy", r"x\u009by"] {
-            let refused = planned(Kind::Hold, &format!(r#"{{"reason":"{reason}"}}"#), 0).unwrap_err();
-            assert_eq!(refused, (409, "the reason has a control character in it".to_owned()), "{reason}");
-        }
-        let latch = planned(Kind::Hold, r#"{"reason":" Größe \"é\" \n"}"#, 0).unwrap();
-        assert_eq!(latch.reason, r#"Größe "é""#, "what stands around it is cut off");
-    }
-
-    #[test]
-    fn the_last_instance_is_drained_only_by_force() {
-        assert_eq!(planned(Kind::Drain, r#"{"reason":"x"}"#, 0).unwrap_err().0, 409);
-        assert!(planned(Kind::Drain, r#"{"reason":"x","force":true}"#, 0).is_ok());
-        assert!(planned(Kind::Hold, r#"{"reason":"x"}"#, 0).is_ok());
-    }
 
     #[test]
     fn a_window_may_be_written_with_escapes() {

@@ -165,7 +165,9 @@ fn costs(statement: &str) -> &'static str {
             "nothing is replaced without that look, and whether a drain would end the instance cannot be told"
         }
         "Replace" => "nothing is replaced, although [replace] says `enforce`",
-        "AuditNote" => "the group keeps no note of a replacement, and a group of one forgets it",
+        "AuditNote" => {
+            "the group keeps no note of a replacement or of a higher epoch, and when all members are gone nobody knows of it"
+        }
         "Metrics" => "CloudWatch hears nothing, not even the heartbeat",
         _ => "what needs it does not work",
     }

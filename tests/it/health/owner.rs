@@ -204,6 +204,7 @@ fn draining_and_the_gate_are_inputs_like_others() {
         until,
         until_boot: None,
         boot: BOOT.into(),
+        drill: None,
     };
     latches::set(dir.path(), &drain).expect("set");
     let (drained, _) = latches::read(
