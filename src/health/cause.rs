@@ -372,6 +372,7 @@ mod tests {
         (&[DatabaseNotMysql, DatabaseError], "unhealthy", "503 iff a peer passes", "after hold", "LOCAL only"),
         (&[DiskNoInodes], "unhealthy", "503", "capacity rule", "yes"),
         (&[Stale], "unknown", "200", "holds", "no"),
+        (&[Drill], "unhealthy", "503 iff a peer passes", "after hold", "never"),
     ];
 
     #[test]
