@@ -45,7 +45,10 @@ pub(super) fn fence(socket: &Path, command: FenceCommand) -> Exit {
                 }
                 render::note(format_args!("it ends by itself in {}", show_span(span)));
                 render::hint("`dr-agent fence release` ends it; leaving this command does not");
-                if args.detach { Exit::Ok } else { close::watch(socket) }
+                if args.detach {
+                    return Exit::Ok;
+                }
+                client::block_on(close::watch(socket)).unwrap_or_else(|error| error.show())
             }
         },
         FenceCommand::Release(args) => release(socket, &args.reason, args.yes.as_deref()),

@@ -1,12 +1,11 @@
 //! `dr-agent fence close` after the order: shows how far it is, says when to promote, warns before it ends.
 
 use std::path::Path;
-use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use tokio::time::sleep;
 
 use super::{Exit, authority, client, render};
 use crate::authority::Claim;
@@ -46,38 +45,38 @@ enum Look {
 }
 
 /// Shows the close until the other region has claimed, or it is over.
-pub(super) fn watch(socket: &Path) -> Exit {
+///
+/// # Errors
+/// When the agent does not answer for long.
+pub(super) async fn watch(socket: &Path) -> Result<Exit, client::Error> {
     let mut said = Vec::new();
     let mut misses = 0;
     loop {
-        match client::block_on(authority::shown(socket)).map(serde_json::from_value::<Shown>) {
-            Ok(Ok(shown)) => {
-                misses = 0;
-                match look(&shown, clock::wall()) {
-                    Look::Going(lines) => {
-                        for line in lines.iter().filter(|line| !said.contains(*line)) {
-                            render::note(line);
-                        }
-                        said = lines;
-                    }
-                    Look::Handed(claim) => {
-                        render::note(format_args!(
-                            "done: epoch {} is {}'s; this region stays closed",
-                            claim.epoch, claim.region
-                        ));
-                        return Exit::Ok;
-                    }
-                    Look::Over => {
-                        render::note("the close is over, and the other region has claimed nothing");
-                        return Exit::Degraded;
-                    }
+        let shown = match authority::shown(socket).await {
+            Ok(shown) => Some(serde_json::from_value::<Shown>(shown).map_err(client::Error::Unreadable)?),
+            Err(error) if misses >= PATIENCE => return Err(error),
+            Err(_) => None,
+        };
+        misses = if shown.is_some() { 0 } else { misses + 1 };
+        match shown.map(|shown| look(&shown, clock::wall())) {
+            Some(Look::Going(lines)) => {
+                for line in lines.iter().filter(|line| !said.contains(*line)) {
+                    render::note(line);
                 }
+                said = lines;
             }
-            Ok(Err(error)) => return client::Error::Unreadable(error).show(),
-            Err(error) if misses >= PATIENCE => return error.show(),
-            Err(_) => misses += 1,
+            Some(Look::Handed(claim)) => {
+                let Claim { epoch, region } = claim;
+                render::note(format_args!("done: epoch {epoch} is {region}'s; this region stays closed"));
+                return Ok(Exit::Ok);
+            }
+            Some(Look::Over) => {
+                render::note("the close is over, and the other region has claimed nothing");
+                return Ok(Exit::Degraded);
+            }
+            None => {}
         }
-        sleep(EVERY);
+        sleep(EVERY).await;
     }
 }
 
@@ -95,7 +94,7 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
         Some(true) => {}
         Some(false) => lines.push("the other region's apps still write here".to_owned()),
         None => {
-            lines.push("the other region does not answer: whether its apps still write here is not known".to_owned())
+            lines.push("the other region does not answer: whether its apps still write here is not known".to_owned());
         }
     }
     if progress.sessions > 0 {
@@ -118,6 +117,7 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn shown(progress: &Value, promote_now: bool, epoch: u64, owner: &str) -> Shown {
         serde_json::from_value(serde_json::json!({

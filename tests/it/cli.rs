@@ -105,18 +105,22 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
     Usage: dr-agent [OPTIONS] <COMMAND>
 
     Commands:
-      run       Run the agent until SIGTERM; SIGHUP reads the configuration again
-      check     Look at everything once, with or without a running agent, and say what to do
-      status    What the running agent knows
-      explain   Why a verdict is what it is: each component's row of the cause table as it applies now
-      history   What changed, when and why
-      drain     Ask the load balancer to stop sending requests to this instance
-      undrain   End a drain
-      hold      Keep the agent from repairing or replacing this instance; verdicts do not change
-      config    Check or show the configuration
-      database  What the database must have for the agent
-      helper    What needs root, for a request of the agent; systemd starts it
-      version   The version and what it was built with
+      run        Run the agent until SIGTERM; SIGHUP reads the configuration again
+      check      Look at everything once, with or without a running agent, and say what to do
+      status     What the running agent knows
+      explain    Why a verdict is what it is: each component's row of the cause table as it applies now
+      history    What changed, when and why
+      drain      Ask the load balancer to stop sending requests to this instance
+      undrain    End a drain
+      hold       Keep the agent from repairing or replacing this instance; verdicts do not change
+      config     Check or show the configuration
+      database   What the database must have for the agent
+      authority  Who owns the data: this region or the other one, and why
+      fence      Close this region on purpose, open it again, and see how far that is
+      drill      Rehearse a failure, for a while: of this region, or of one component here
+      key        Keys by which agents know each other
+      helper     What needs root, for a request of the agent; systemd starts it
+      version    The version and what it was built with
 
     Options:
       -h, --help     Print help
@@ -145,7 +149,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
         assert_eq!(help.out.contains("--region <NAME>"), with_region, "{command}");
         seen += 1;
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 16);
 }
 
 #[test]

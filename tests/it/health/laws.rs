@@ -406,7 +406,7 @@ fn the_generators_reach_what_the_laws_are_about() {
 fn only_app_and_dependencies_ask_for_a_peer() {
     for row in TABLE.iter().filter(|row| row.instance == OnInstance::ClosesIfPeerPasses) {
         let of = row.name.split('-').next();
-        assert!(matches!(of, Some("app" | "efs" | "database")), "{}", row.name);
+        assert!(matches!(of, Some("app" | "efs" | "database" | "drill")), "{}", row.name);
     }
     let mut bench = Bench::healthy(&SITE);
     bench.set(Efs, World::Silent);

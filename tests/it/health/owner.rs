@@ -14,9 +14,10 @@ use dr_agent::config::{
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
 use dr_agent::input::{Input, Pace};
-use dr_agent::latches::{self, Kind, Latch, Latches};
+use dr_agent::latches::{self, Drill, Kind, Latch, Latches};
 use dr_agent::observation::{Component, DatabaseFacts, Facts, Finding, Outcome, ReplicaChannel};
 use dr_agent::outputs::cloudwatch::Minute;
+use dr_agent::outputs::{markers, metrics};
 use dr_agent::owner::Owner;
 use dr_agent::replace::plan::ReplacePolicy;
 use dr_agent::snapshot::{About, Snapshot};
@@ -191,30 +192,56 @@ fn a_minute_for_cloudwatch_says_what_is_known_and_guesses_nothing() {
     assert_eq!(ready(&standby.run(5, &[(Component::Database, Cause::DatabaseTimeout)])), Some(0.0));
 }
 
-#[test]
-fn draining_and_the_gate_are_inputs_like_others() {
-    let (mut agent, _) = well();
+/// One latch in force.
+fn latched(kind: Kind, drill: Option<Drill>) -> Latches {
     let dir = tempfile::tempdir().expect("a directory");
-    let until = None;
-    let drain = Latch {
-        kind: Kind::Drain,
+    let latch = Latch {
+        kind,
         reason: "r".into(),
         by: "uid 0".into(),
         at: Timestamp::UNIX_EPOCH,
-        until,
+        until: None,
         until_boot: None,
         boot: BOOT.into(),
-        drill: None,
+        drill,
     };
-    latches::set(dir.path(), &drain).expect("set");
-    let (drained, _) = latches::read(
-        dir.path(),
-        BOOT,
-        BootTime::from_boot(Duration::ZERO),
-        Timestamp::UNIX_EPOCH,
-        &Latches::default(),
-    );
-    agent.take(Input::Latches(drained));
+    latches::set(dir.path(), &latch).expect("set");
+    let start = BootTime::from_boot(Duration::ZERO);
+    latches::read(dir.path(), BOOT, start, Timestamp::UNIX_EPOCH, &Latches::default()).0
+}
+
+#[test]
+fn a_drill_is_seen_as_the_failure_would_be_says_so_and_leaves_no_marker() {
+    let (mut agent, _) = well();
+    let drill = Drill { component: "database".into(), shared: true };
+    agent.take(Input::Latches(latched(Kind::Drill, Some(drill))));
+    let before = agent.run(140, &[]);
+    let database = |snapshot: &Snapshot| {
+        let found = snapshot.components.iter().find(|(state, _)| state.component == Component::Database);
+        let (state, _) = found.expect("it is watched");
+        (state.status, state.finding.as_ref().map(|finding| finding.cause))
+    };
+    assert_eq!(database(&before), (Status::Unhealthy, Some(Cause::Drill)));
+    assert_eq!((before.instance.state, before.region.state), (InstanceState::Serving, RegionState::Open));
+    let after = agent.run(60, &[]);
+    assert_eq!((after.instance.state, after.region.state), (InstanceState::Serving, RegionState::Closed));
+    for snapshot in [&before, &after] {
+        let answer = answer::respond(snapshot, Question::Region, snapshot.taken);
+        assert!(String::from_utf8_lossy(&answer.body).contains(r#""drill":true"#), "{answer:?}");
+        assert!(!markers::wanted(snapshot).region_closed, "nginx alone would not end it");
+        assert!(metrics::page(snapshot, snapshot.taken).contains("\ndr_agent_drill 1\n"));
+    }
+    agent.take(Input::Latches(Latches::default()));
+    let over = agent.run(100, &[]);
+    assert_eq!((database(&over).0, over.region.state), (Status::Healthy, RegionState::Open));
+    let answer = answer::respond(&over, Question::Region, over.taken);
+    assert!(!String::from_utf8_lossy(&answer.body).contains("drill"), "{answer:?}");
+}
+
+#[test]
+fn draining_and_the_gate_are_inputs_like_others() {
+    let (mut agent, _) = well();
+    agent.take(Input::Latches(latched(Kind::Drain, None)));
     agent.take(Input::Gate { closed: true });
     let snapshot = agent.publish();
     assert_eq!((snapshot.instance.state, snapshot.region.state), (InstanceState::Draining, RegionState::Fenced));
