@@ -4,18 +4,22 @@
 //! Pure: [`decide::decide`] makes of [`facts::Facts`] and a [`memory::Memory`] one [`decide::Decision`] and the next
 //! memory. Its parts: [`learn`] (what is known), [`takeover`] (may a new owner open), [`closing`] (planned closes),
 //! [`claim`] (may an epoch be written, by whom), [`outputs`] (what follows for gate, writer and region, in which order).
-//! What others are told of it is in [`word`]. [`run`] asks the sources ([`sql`], [`other`]) and carries it out.
+//! What others are told of it is in [`word`], people in [`ledger`], [`notice`] and [`readiness`]. [`run`] asks the sources ([`sql`], [`other`]) and carries it out.
 
 pub mod claim;
 pub mod closing;
 pub mod database;
 pub mod decide;
 pub mod facts;
+pub mod lag;
 pub mod learn;
+pub mod ledger;
 pub mod memory;
+pub mod notice;
 pub mod operator;
 pub mod other;
 pub mod outputs;
+pub mod readiness;
 pub mod run;
 pub mod said;
 pub mod sql;

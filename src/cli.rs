@@ -8,6 +8,7 @@ mod close;
 mod config;
 mod database;
 mod drill;
+mod exit;
 mod explain;
 mod helper;
 mod history;
@@ -26,51 +27,9 @@ use jiff::Timestamp;
 
 use crate::app;
 use crate::config::load;
-use crate::health::cause::Status;
 use crate::identity;
 use crate::latches::Kind;
-
-/// What a command ends with. Listed in `--help` and the README.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Exit {
-    Ok = 0,
-    Degraded = 1,
-    Unhealthy = 2,
-    Unknown = 3,
-    Usage = 64,
-    NotRunning = 69,
-    Permission = 77,
-    Configuration = 78,
-}
-
-const EXIT_CODES: &str = "\
-Exit codes:
-   0  ok, or done
-   1  degraded: it works, but something is not as it should be
-   2  unhealthy: something is broken, or an answer is 503
-   3  unknown: something could not be told
-  64  wrong usage, or refused
-  69  the agent is not running, or ended by itself
-  77  no permission
-  78  the configuration is bad";
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
-
-impl From<Status> for Exit {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Healthy => Self::Ok,
-            Status::Degraded => Self::Degraded,
-            Status::Unhealthy => Self::Unhealthy,
-            Status::Unknown | Status::Starting => Self::Unknown,
-        }
-    }
-}
+use exit::{EXIT_CODES, Exit};
 
 /// Tells the truth about this web instance to its load balancer, Route 53 and you.
 #[derive(Debug, Parser)]
@@ -104,7 +63,7 @@ state directory.")]
     #[command(after_help = "Examples:\n  dr-agent status\n  dr-agent status --watch\n  dr-agent status --format json")]
     Status(StatusArgs),
     /// Why a verdict is what it is: each component's row of the cause table as it applies now
-    #[command(after_help = "Examples:\n  dr-agent explain\n  dr-agent explain region\n  dr-agent explain replace")]
+    #[command(after_help = "Examples:\n  dr-agent explain\n  dr-agent explain region\n  dr-agent explain repoint")]
     Explain(ExplainArgs),
     /// What changed, when and why
     #[command(after_help = "\
@@ -112,7 +71,8 @@ Examples:
   dr-agent history --since -2h
   dr-agent history --since 03:00 --until 03:30
   dr-agent history --since '2026-11-23 22:00' --format json
-  dr-agent history --group                why instances of this group are gone")]
+  dr-agent history --group                why instances of this group are gone
+  dr-agent history --failovers            each change of the owner of the data, step by step")]
     History(HistoryArgs),
     /// Ask the load balancer to stop sending requests to this instance
     #[command(after_help = "\
@@ -222,6 +182,9 @@ struct HistoryArgs {
     /// The instances of the group that were replaced, as the members that agreed to it remember them
     #[arg(long, conflicts_with_all = ["since", "until"])]
     group: bool,
+    /// Each change of the owner of the data that this agent has seen: every step, and what may be lost
+    #[arg(long, conflicts_with_all = ["since", "until", "group"])]
+    failovers: bool,
     #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
     format: Format,
 }
@@ -409,6 +372,8 @@ enum Verdict {
     Region,
     /// Is this instance to be replaced?
     Replace,
+    /// Which database does the app use, and why?
+    Repoint,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

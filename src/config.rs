@@ -53,6 +53,9 @@ pub struct Config {
     pub cloudwatch: Option<String>,
     /// `url` of every region, for whoever asks the other one.
     pub regions: BTreeMap<String, Region>,
+    /// `RELEASE:DIGEST` of what the file means, the same in both regions; `None` without a `home`. Only digests of one
+    /// release can be compared.
+    pub digest: Option<String>,
 }
 
 /// Where the three listeners are.

@@ -269,6 +269,14 @@ impl Owner {
                 ..verdict_entry(clock::wall(), "authority", before, state(&said))
             });
         }
+        let known = self.authority.as_deref().map_or(&self.state.ledger, |said| &said.ledger);
+        if let Some(failover) = said.ledger.ended_since(known) {
+            let entry = HistoryEntry {
+                detail: format!("{}; {}", failover.headline(), failover.loss()).chars().take(HISTORY_DETAIL).collect(),
+                ..verdict_entry(clock::wall(), "failover", &failover.from.to_string(), &failover.to.to_string())
+            };
+            self.remember_transition(entry);
+        }
         self.authority = Some(said);
     }
 
@@ -336,6 +344,7 @@ impl Owner {
                 .as_ref()
                 .map(|said| said.memory().clone())
                 .or_else(|| self.state.authority.clone()),
+            ledger: Arc::clone(self.authority.as_deref().map_or(&self.state.ledger, |said| &said.ledger)),
         };
         if state != *self.state {
             self.state = Arc::new(state);

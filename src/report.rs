@@ -26,6 +26,10 @@
 //! group       the other members, if there are any: name (of the Auto Scaling group), asked_age_ms, members [{instance,
 //!             in_my_zone, state (its own verdict), silence (why it has no word), votes {component: healthy, failing or
 //!             abstains}}]
+//! authority   of a live report where two regions agree on who owns the data: state, since, role, region, other, known and
+//!             own {epoch, region}, promoted, standby_ready, why, alarms, problems, claim, lag {seconds, by}, repoint (lines),
+//!             readiness {ready, items [{name, ok, words, needed}], sentence} of the region that is not the owner, notice
+//!             {happened, since, lost, next} when something is wrong, failover (the last change of the owner)
 //! aws         of a live report: calls [{action, result, count}] since the agent's start. Of a check: identity [{what, value,
 //!             from}], role, credentials (accepted, none, expired or {refused: CODE}), permissions [{action, result,
 //!             statement, words}], group (its settings), findings [{level, what, costs, hint}], policy (only when
@@ -36,16 +40,19 @@
 //! ```
 
 mod acts;
+pub mod authority;
 pub mod aws;
 pub mod members;
 mod prospects;
 #[cfg(test)]
 pub(crate) mod sample;
+mod verdicts;
 
 use std::time::Duration;
 
 pub use acts::Acts;
 pub use prospects::Missing;
+pub use verdicts::{Hold, Instance, Promoted, Reason, Region, Verdicts};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,9 +60,9 @@ use serde::{Deserialize, Serialize};
 use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
-use crate::health::cause::{Cause, Status};
+use crate::health::cause::Status;
 use crate::health::component::ComponentState;
-use crate::health::verdict::{Domain, InstanceState, InstanceVerdict, RegionState, RegionVerdict};
+use crate::health::verdict::{Domain, InstanceState, InstanceVerdict, RegionVerdict};
 use crate::identity::lifecycle::Lifecycle;
 use crate::latches::{self, Latches};
 use crate::observation::Facts;
@@ -88,6 +95,8 @@ pub struct Report {
     pub certificates: Vec<Certificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<members::Group>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<authority::Authority>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws: Option<aws::Aws>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,55 +151,6 @@ pub struct Component {
 pub struct Stage {
     pub name: String,
     pub ms: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Verdicts {
-    pub instance: Instance,
-    pub region: Region,
-    pub promoted: Promoted,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instance {
-    /// The HTTP status of the answer.
-    pub code: u16,
-    pub state: InstanceState,
-    pub since: Timestamp,
-    pub reasons: Vec<Reason>,
-    pub can_serve: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reason {
-    pub component: String,
-    pub cause: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Region {
-    /// The HTTP status of the answer.
-    pub code: u16,
-    pub state: RegionState,
-    pub since: Timestamp,
-    pub holds: Vec<Hold>,
-    /// Only while it is closed and nothing holds it.
-    pub reopens_in_seconds: Option<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    pub on: String,
-    pub since_seconds: u64,
-    /// 0: it is due, and closes the region unless the newest failure is no proof.
-    pub due_in_seconds: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promoted {
-    /// The HTTP status of the answer.
-    pub code: u16,
-    pub state: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,6 +225,8 @@ impl Report {
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
         report.certificates.clone_from(&snapshot.certificates);
         report.group = members::group(snapshot, now);
+        report.authority = authority::Authority::of(snapshot, now);
+        report.verdicts.promoted = Promoted::of(snapshot);
         report.aws = aws::Aws::live(&crate::aws::calls());
         report
     }
@@ -290,7 +252,7 @@ impl Report {
                 config_problems: about.config_problems.clone(),
             },
             components: seen.components.iter().map(|(state, domain)| component(state, *domain, wall)).collect(),
-            verdicts: verdicts(seen, wall),
+            verdicts: verdicts::verdicts(seen, wall),
             latches: seen.latches.iter().map(|latch| latch_part(latch, seen.config)).collect(),
             lifecycle: seen.lifecycle.clone(),
             gate: if seen.gate_closed { Gate::Closed } else { Gate::Open },
@@ -300,6 +262,7 @@ impl Report {
             missing: prospects::missing(seen.config),
             certificates: Vec::new(),
             group: None,
+            authority: None,
             aws: None,
             live: None,
             held: None,
@@ -312,6 +275,7 @@ impl Report {
     pub fn overall(&self) -> Status {
         let aws = self.aws.as_ref().and_then(aws::Aws::level);
         let any = |status| self.components.iter().any(|component| component.status == status);
+        let authority = self.whose().map(authority::Authority::level);
         let instance = self.verdicts.instance.state;
         let region = self.verdicts.region.state;
         if any(Status::Unhealthy)
@@ -319,6 +283,7 @@ impl Report {
             || !region.is_ok()
             || self.gate == Gate::Closed
             || aws == Some(aws::Level::Unhealthy)
+            || authority == Some(Status::Unhealthy)
         {
             Status::Unhealthy
         } else if any(Status::Unknown)
@@ -333,11 +298,18 @@ impl Report {
             || !self.agent.config_problems.is_empty()
             || self.certificates.iter().any(|certificate| certificate.is_finding(self.at))
             || aws == Some(aws::Level::Degraded)
+            || authority == Some(Status::Degraded)
         {
             Status::Degraded
         } else {
             Status::Healthy
         }
+    }
+
+    /// What the running agent says of who owns the data.
+    #[must_use]
+    pub fn whose(&self) -> Option<&authority::Authority> {
+        self.authority.as_ref().or_else(|| self.live.as_deref()?.authority.as_ref())
     }
 
     /// The agent has not renewed what it says for so long that it answers its last word as stale.
@@ -422,35 +394,6 @@ impl From<Markers> for Held {
 
 const fn code(ok: bool) -> u16 {
     if ok { 200 } else { 503 }
-}
-
-fn verdicts(seen: &Seen<'_>, wall: Wall) -> Verdicts {
-    let reason = |component: &crate::observation::Component, cause: Cause| Reason {
-        component: component.name().to_owned(),
-        cause: cause.name().to_owned(),
-    };
-    let holds = seen.region.holds.iter().map(|hold| Hold {
-        on: hold.on.name().to_owned(),
-        since_seconds: wall.now.since(hold.since).as_secs(),
-        due_in_seconds: hold.due.since(wall.now).as_secs(),
-    });
-    Verdicts {
-        instance: Instance {
-            code: code(seen.instance.state.is_ok()),
-            state: seen.instance.state,
-            since: wall.of(seen.instance.since),
-            reasons: seen.instance.reasons.iter().map(|r| reason(&r.component, r.cause)).collect(),
-            can_serve: seen.instance.can_serve,
-        },
-        region: Region {
-            code: code(seen.region.state.is_ok()),
-            state: seen.region.state,
-            since: wall.of(seen.region.since),
-            holds: holds.collect(),
-            reopens_in_seconds: seen.region.reopens.map(|at| at.since(wall.now).as_secs()),
-        },
-        promoted: Promoted { code: 503, state: "not-promoted".to_owned() },
-    }
 }
 
 fn latch_part(latch: &latches::Latch, config: &Config) -> Latch {

@@ -19,12 +19,14 @@ use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::authority::ledger::Ledger;
 use crate::authority::memory::Memory;
 use crate::clock::BootTime;
 use crate::health::verdict::HoldOn;
@@ -94,6 +96,15 @@ pub struct State {
     /// What decisions about the owner of the data remember.
     #[serde(default)]
     pub authority: Option<Memory>,
+    /// The changes of the owner that were seen.
+    #[serde(default, deserialize_with = "known_ledger")]
+    pub ledger: Arc<Ledger>,
+}
+
+/// It is for people: what cannot be read of it costs no more than itself.
+fn known_ledger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Ledger>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(Arc::new(serde_json::from_value(value).unwrap_or_default()))
 }
 
 fn known_holds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<HoldOn, BootTime>, D::Error> {
@@ -231,6 +242,7 @@ mod tests {
             holds: [(HoldOn::Database, BootTime::from_boot(Duration::from_millis(1_234_567)))].into(),
             lifecycle: Lifecycle { rebalance: true, ..Lifecycle::default() },
             authority: Some(Memory::default()),
+            ledger: Arc::default(),
         }
     }
 

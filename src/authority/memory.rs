@@ -182,6 +182,18 @@ impl Shows {
             (_, None) => Self::Unclear,
         }
     }
+
+    /// For people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Writable => "writable",
+            Self::Replica => "a replica",
+            Self::WritableReplica => "writable, with a replication channel",
+            Self::ReadOnly => "read-only, without a replication channel",
+            Self::Unclear => "unclear: its channels cannot be read",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,21 +9,21 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::claim::NewRow;
-use super::decide::{Decision, Records, decide};
-use super::facts::{Across, Applied, Asked, Facts, Group, Member, Place, Source, Tagged, Tags, Waits};
+use super::decide::{Decision, decide};
+use super::facts::{Across, Applied, Asked, Facts, Group, Member, Source, Tagged, Waits};
+use super::lag::Lag;
+use super::ledger::{Ledger, Look};
 use super::memory::Memory;
+use super::notice::Notice;
 use super::other::{Other, Said as Heard};
 use super::outputs::{Gate, Step, Target, steps};
-use super::said::Said;
-use super::sql::{Claiming, Database, Swap};
+use super::said::{Said, other_database};
+use super::sql::Database;
 use super::word::{Proof, Word};
-use super::{Claim, State, facts, operator};
+use super::{State, facts, operator};
 use crate::authority::database::{Attempt, Unread};
 use crate::aws::Aws;
-use crate::clock::BootTime;
-use crate::config::{Authority, Config, HostPort, Region};
-use crate::database::Endpoint;
+use crate::clock::{self, BootTime};
 use crate::group::run::Standing;
 use crate::input::Input;
 use crate::repoint;
@@ -32,8 +32,12 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::event;
 
 mod order;
+mod setup;
+mod write;
 
 pub use order::{Answer, No, Order, Question, summary};
+use setup::Setup;
+use write::read_tags;
 
 /// Between two rounds that follow each other at once.
 const AT_ONCE: Duration = Duration::from_millis(250);
@@ -94,53 +98,20 @@ async fn idle(channels: &Channels, questions: &mut mpsc::Receiver<Question>) {
     channels.wanted.send_replace(Some(unchanged));
     loop {
         tokio::select! {
-             Some(question) = questions.recv() => question.refuse("no [authority] is configured"),
-                      is_open = changes(&mut snapshots, |snapshot| !Arc::ptr_eq(&snapshot.config, &config)) => {
-                 if !is_open {
-                     std::future::pending::<()>().await;
-                 }
-        return;
-             }
-         }
+            Some(question) = questions.recv() => question.refuse("no [authority] is configured"),
+            is_open = changes(&mut snapshots, |snapshot| !Arc::ptr_eq(&snapshot.config, &config)) => {
+                if !is_open {
+                    std::future::pending::<()>().await;
+                }
+                return;
+            }
+        }
     }
 }
 
 /// Waits until a snapshot is so; false when none will come any more.
 async fn changes(snapshots: &mut watch::Receiver<Arc<Snapshot>>, is_so: impl FnMut(&Arc<Snapshot>) -> bool) -> bool {
     snapshots.wait_for(is_so).await.is_ok()
-}
-
-/// What the configuration says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Setup {
-    authority: Authority,
-    place: Place,
-    deployment: String,
-    own: Endpoint,
-    other: Option<Endpoint>,
-    url: Option<String>,
-    has_outputs: bool,
-}
-
-impl Setup {
-    fn of(config: &Config) -> Option<Self> {
-        let authority = config.authority.clone()?;
-        let region = config.region.clone()?;
-        let other = authority.regions.iter().find(|name| **name != region)?.clone();
-        let place = Place { region, other, home: config.home.clone()?, regions: authority.regions.clone() };
-        let own = Endpoint::from(config.database.as_ref()?);
-        let across = config.regions.get(&place.other);
-        let at = |HostPort { host, port }| Endpoint { host, port, ..own.clone() };
-        Some(Self {
-            other: across.and_then(Region::database_at).map(at),
-            url: across.and_then(|region| region.url.clone()),
-            own: own.clone(),
-            authority,
-            place,
-            deployment: config.deployment.clone(),
-            has_outputs: !config.repoint.outputs.is_empty(),
-        })
-    }
 }
 
 struct Task {
@@ -155,6 +126,11 @@ struct Task {
     decision: Option<Decision>,
     said: Option<Arc<Said>>,
     problems: BTreeSet<String>,
+    /// The replication lag as it was measured last.
+    lag: Option<Lag>,
+    ledger: Arc<Ledger>,
+    /// Three connections have proven the database writable since the last look.
+    is_proven: bool,
     began: BootTime,
 }
 
@@ -182,6 +158,9 @@ impl Task {
             decision: None,
             said: None,
             problems: BTreeSet::new(),
+            lag: None,
+            ledger: Arc::clone(&snapshot.state.ledger),
+            is_proven: false,
             began: now,
             setup,
             channels,
@@ -308,17 +287,26 @@ impl Task {
         self.facts.group = self.group(&snapshot);
         self.facts.applied = self.applied(&snapshot, &progress);
         let decision = decide(&self.facts, &self.memory);
+        let lag = Lag::of(&self.facts, &decision.memory);
+        self.write_down(&decision, &progress, lag.as_ref());
         if self.memory.state != decision.state || self.decision.is_none() {
-            event::authority_changed(self.memory.state, &decision);
+            let notice = Notice::of(&decision, &self.ledger);
+            event::authority_changed(self.memory.state, &decision, notice.as_ref());
         }
         self.memory = decision.memory.clone();
         let gate = self.gate(&decision, &progress);
         let said = Arc::new(Said {
             gate,
             word: Word::of(&decision, &self.facts),
-            proof: Proof::of(&decision, &self.facts),
+            proof: Proof { config: snapshot.config.digest.clone(), ..Proof::of(&decision, &self.facts) },
             problems: self.problems.iter().cloned().collect(),
             other_ready: operator::other_ready(&self.facts),
+            place: self.setup.place.clone(),
+            lag,
+            ledger: Arc::clone(&self.ledger),
+            progress,
+            across: self.facts.across.as_ref().and_then(|across| Some(across.last.as_ref()?.answer.clone())),
+            other_database: other_database(&self.facts),
             decision: decision.clone(),
         });
         self.decision = Some(decision);
@@ -326,6 +314,19 @@ impl Task {
             self.said = Some(Arc::clone(&said));
             // The owner is gone only when the agent is ending.
             drop(self.channels.inputs.send(Input::Authority(said)).await);
+        }
+    }
+
+    /// For people: what was decided does not depend on it.
+    fn write_down(&mut self, decision: &Decision, progress: &Progress, lag: Option<&Lag>) {
+        if lag.is_some() {
+            self.lag = lag.cloned();
+        }
+        let is_proven = std::mem::take(&mut self.is_proven);
+        let (facts, lag, at) = (&self.facts, self.lag.as_ref(), clock::wall());
+        let after = self.ledger.after(&Look { facts, decision, progress, lag, is_proven, at });
+        if *self.ledger != after {
+            self.ledger = Arc::new(after);
         }
     }
 
@@ -408,78 +409,6 @@ impl Task {
         });
     }
 
-    /// Durable records of what is known. None is waited for longer than its deadline.
-    async fn record(&mut self, records: &Records) {
-        if let Some(row) = &records.superseded {
-            let own = Claim { epoch: row.epoch, region: row.region.clone() };
-            let result = self.own.supersede(&own, &row.by).await;
-            self.note("superseded", result.err().map(|error| error.to_string()));
-        }
-        let Some(group) = self.group_name() else { return };
-        let Some(tagged) = &mut self.facts.tags else { return };
-        let region = self.setup.place.region.as_str();
-        let mut failed = None;
-        if let Some(claim) = &records.epoch_tag {
-            match timeout(TAGS, self.channels.aws.tag(region, &group, EPOCH_TAG, &claim.to_string())).await {
-                Ok(Ok(())) => tagged.stands.epoch = Some(claim.clone()),
-                _ => failed = Some(format!("the tag `{EPOCH_TAG}` could not be written")),
-            }
-        }
-        if let Some(roll) = &records.roll_tag {
-            let text = roll.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-            match timeout(TAGS, self.channels.aws.tag(region, &group, ROLL_TAG, &text)).await {
-                Ok(Ok(())) => tagged.stands.roll.clone_from(roll),
-                _ => failed = Some(format!("the tag `{ROLL_TAG}` could not be written")),
-            }
-        }
-        self.note("tags", failed);
-    }
-
-    /// Writes the next epoch, after three fresh connections have proven the database writable.
-    async fn claim(&mut self, row: &NewRow, reason: &str) {
-        let problem = self.try_claim(row, reason).await.err();
-        self.note("claim", problem);
-    }
-
-    async fn try_claim(&mut self, row: &NewRow, reason: &str) -> Result<Swap, String> {
-        let proof = self.own.prove().await.map_err(|unproven| unproven.to_string())?;
-        if proof.read.server != row.server {
-            return Err(format!("the endpoint leads to `{}` now, not to `{}`", proof.read.server, row.server));
-        }
-        let claim = Claim { epoch: row.epoch, region: row.region.clone() };
-        let claiming = if row.parent == 0 && row.kind == super::database::Kind::Init {
-            Claiming::first(claim, row.server.clone(), &self.setup.place.regions, reason)
-        } else {
-            let rows = proof.read.tables.iter().flat_map(|tables| &tables.closing);
-            let closing = rows.filter(|row| row.region == self.setup.place.region && !row.is_released);
-            Claiming {
-                claim,
-                parent: row.parent,
-                server: row.server.clone(),
-                kind: row.kind,
-                reason: reason.to_owned(),
-                closing: closing.map(|row| row.until).next(),
-            }
-        };
-        let swap = self.own.claim(&claiming).await.map_err(|error| error.to_string())?;
-        event::epoch_claimed(row, swap == Swap::Done);
-        Ok(swap)
-    }
-
-    async fn beat(&mut self) {
-        let result = self.own.beat(&self.setup.place.region).await;
-        self.note("heartbeat", result.err().map(|error| error.to_string()));
-    }
-
-    /// Keeps what was tried in vain until it works.
-    fn note(&mut self, what: &str, problem: Option<String>) {
-        let mark = format!("{what}: ");
-        self.problems.retain(|old| !old.starts_with(&mark));
-        if let Some(problem) = problem {
-            self.problems.insert(mark + &problem);
-        }
-    }
-
     fn group(&self, snapshot: &Snapshot) -> Group {
         let Some(round) = &snapshot.round else {
             // Without a group there is nobody to ask, which is known after a while.
@@ -511,23 +440,5 @@ impl Task {
             never_had_writer: self.setup.has_outputs && progress.plan.current.is_none(),
             old_writer_sessions: progress.old_writer_sessions.try_into().unwrap_or(u32::MAX),
         }
-    }
-}
-
-/// `EPOCH/REGION`, a fact, on the own group.
-const EPOCH_TAG: &str = "dr-agent:epoch";
-
-/// Identities of this region's servers that were seen replicating, with blanks between.
-const ROLL_TAG: &str = "dr-agent:roll";
-
-fn read_tags(tags: &[(String, String)]) -> Tags {
-    let value = |key: &str| tags.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-    let claim = |text: &str| {
-        let (epoch, region) = text.split_once('/')?;
-        Some(Claim { epoch: epoch.parse().ok()?, region: region.to_owned() })
-    };
-    Tags {
-        epoch: value(EPOCH_TAG).and_then(claim),
-        roll: value(ROLL_TAG).into_iter().flat_map(str::split_whitespace).map(str::to_owned).collect(),
     }
 }

@@ -1,13 +1,20 @@
 //! PUBLISH: what the agent says of authority, as the owner of the snapshot takes it over.
 
+use std::sync::Arc;
+
 use super::State;
 use super::decide::Decision;
-use super::memory::Memory;
+use super::facts::{Across, Facts, Place};
+use super::lag::Lag;
+use super::ledger::Ledger;
+use super::memory::{Memory, Shows};
+use super::notice::Notice;
 use super::operator::Refused;
 use super::outputs::{Gate, RegionRule};
 use super::why::Reason;
 use super::word::{Proof, Word};
 use crate::health::verdict::RegionState;
+use crate::repoint::run::Progress;
 
 /// One decision, as far as it may be carried out now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +30,32 @@ pub struct Said {
     pub problems: Vec<String>,
     /// Whether the other region would take the traffic well now.
     pub other_ready: Result<(), Refused>,
+    pub place: Place,
+    /// How far the replica here is behind, while it is one that can be read.
+    pub lag: Option<Lag>,
+    pub ledger: Arc<Ledger>,
+    /// Where the app's endpoints stand.
+    pub progress: Arc<Progress>,
+    /// What the other region answered last.
+    pub across: Option<Across>,
+    /// What its database showed last, seen from here, or why it did not; `None` before, or if it is not configured.
+    pub other_database: Option<Result<Shows, String>>,
+}
+
+/// What the other region's database showed last.
+#[must_use]
+pub fn other_database(facts: &Facts) -> Option<Result<Shows, String>> {
+    let last = facts.other.as_ref()?.last.as_ref()?;
+    Some(last.result.as_ref().map(Shows::of).map_err(|unread| unread.words().to_owned()))
 }
 
 impl Said {
+    /// What a person must know, if something is wrong.
+    #[must_use]
+    pub fn notice(&self) -> Option<Notice> {
+        Notice::of(&self.decision, &self.ledger)
+    }
+
     #[must_use]
     pub const fn memory(&self) -> &Memory {
         &self.decision.memory
@@ -63,5 +93,35 @@ impl Said {
             RegionRule::Closed => Some(RegionState::Closed),
             RegionRule::Group => group_closed.filter(|closed| *closed).map(|_| RegionState::Closed),
         }
+    }
+}
+
+/// A standby whose replica has the first epoch, for tests.
+#[cfg(test)]
+pub(crate) fn sample(place: Place) -> Said {
+    use super::decide::bench::{Bench, replica};
+    let mut bench = Bench::resumed("p", State::Standby, 1);
+    let claim = super::Claim { epoch: 1, region: place.home.clone() };
+    let mut read = replica("s", 1);
+    if let Some(row) = &mut read.tables.get_or_insert_default().newest {
+        row.claim = claim.clone();
+    }
+    bench.facts.place = place.clone();
+    bench.memory.known = Some(claim);
+    bench.own(read);
+    let decision = bench.decide();
+    Said {
+        gate: decision.gate,
+        word: Word::of(&decision, &bench.facts),
+        proof: Proof::of(&decision, &bench.facts),
+        problems: Vec::new(),
+        other_ready: Ok(()),
+        place,
+        lag: None,
+        ledger: Arc::default(),
+        progress: Arc::default(),
+        across: None,
+        other_database: Some(Ok(Shows::Writable)),
+        decision,
     }
 }

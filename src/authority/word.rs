@@ -78,6 +78,9 @@ pub struct Proof {
     pub writer: String,
     /// The last attempt to read this region's database succeeded.
     pub fresh: bool,
+    /// The digest of the configuration in force ([`Config::digest`](crate::config::Config)). Decides nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 impl Word {
@@ -164,6 +167,7 @@ impl Proof {
                 && facts.group.members.iter().all(|member| member.word.as_ref().is_some_and(|word| word.closed)),
             writer: region_writer(facts).to_owned(),
             fresh: facts.own.fresh().is_some(),
+            config: None,
         }
     }
 

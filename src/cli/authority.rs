@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::time::{Span, show_span};
 use super::{AuthorityCommand, Exit, FenceCommand, Format, client, close, render};
+use crate::authority::lag::seconds;
+use crate::authority::notice::Notice;
 use crate::authority::run::Order;
 use crate::group::keys;
 
@@ -168,8 +170,9 @@ fn text(shown: &Value) -> String {
         None => "none".to_owned(),
     };
     let summary = &shown["summary"];
+    let since = shown["since"].as_str().map(|since| format!(", since {since}")).unwrap_or_default();
     let lines = [
-        ("state", word(&summary["state"])),
+        ("state", word(&summary["state"]) + &since),
         ("region", format!("{}, the other one is {}", word(&shown["region"]), word(&shown["other"]))),
         ("database here", word(&summary["role"])),
         ("its newest row", claim(&shown["own"]["claim"])),
@@ -184,6 +187,18 @@ fn text(shown: &Value) -> String {
     for (name, list) in [("because", &summary["why"]), ("alarm", &summary["alarms"]), ("problem", &shown["problems"])] {
         for value in list.as_array().into_iter().flatten() {
             let _ = writeln!(out, "{name:<16} {}", render::wrap(&word(value), 17));
+        }
+    }
+    if let Some(seconds) = shown["lag"]["ms"].as_u64().map(seconds) {
+        let _ = writeln!(out, "{:<16} {seconds:.1} s, by the {}", "replica lag", word(&shown["lag"]["by"]));
+    }
+    if let Ok(notice) = serde_json::from_value::<Notice>(shown["notice"].clone()) {
+        let since = notice.since.map_or_else(|| "-".to_owned(), |since| since.to_string());
+        for (name, text) in [("what happened", &notice.happened), ("since", &since), ("what is lost", &notice.lost)] {
+            let _ = writeln!(out, "{name:<16} {}", render::wrap(text, 17));
+        }
+        for next in &notice.next {
+            let _ = writeln!(out, "{:<16} {}", "what to do", render::wrap(next, 17));
         }
     }
     let close = &shown["close"]["progress"];
@@ -202,3 +217,25 @@ fn text(shown: &Value) -> String {
 
 /// What an order may take: two rounds of all sources and a claim between them.
 pub(super) const LIMIT: Duration = Duration::from_secs(12);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_closes_this_region_is_said_with_what_to_do() {
+        let notice = Notice {
+            happened: "epoch 2 is us-east-1's".to_owned(),
+            since: Some("2026-11-24T21:42:07Z".parse().unwrap()),
+            lost: "nothing".to_owned(),
+            next: vec!["look".to_owned(), "rebuild".to_owned()],
+        };
+        let shown = serde_json::json!({
+            "summary": {"state": "SUPERSEDED", "role": "superseded", "promoted": false, "claim": "Superseded: x"},
+            "region": "ap-south-1", "other": "us-east-1", "known": {"epoch": 2, "region": "us-east-1"},
+            "own": {"claim": {"epoch": 1, "region": "ap-south-1"}}, "since": "2026-11-24T21:42:08Z",
+            "notice": notice, "problems": [], "close": {"progress": {"until": null}},
+        });
+        insta::assert_snapshot!(text(&shown));
+    }
+}

@@ -29,11 +29,14 @@ pub(super) fn text(report: &Report, verdict: Option<Verdict>) -> String {
         Some(Verdict::Instance) => instance(&mut out, report),
         Some(Verdict::Region) => region(&mut out, report),
         Some(Verdict::Replace) => replace(&mut out, report),
+        Some(Verdict::Repoint) => repoint(&mut out, report),
         None => instance(&mut out, report)
             .and_then(|()| out.write_char('\n'))
             .and_then(|()| region(&mut out, report))
             .and_then(|()| out.write_char('\n'))
-            .and_then(|()| replace(&mut out, report)),
+            .and_then(|()| replace(&mut out, report))
+            .and_then(|()| out.write_char('\n'))
+            .and_then(|()| repoint(&mut out, report)),
     };
     out
 }
@@ -138,6 +141,38 @@ fn replace(out: &mut String, report: &Report) -> std::fmt::Result {
     say(out, &format!("`replace.mode` is {mode}."), 2)
 }
 
+fn repoint(out: &mut String, report: &Report) -> std::fmt::Result {
+    writeln!(out, "{BOLD}Which database does the app use?{BOLD:#}")?;
+    let Some(authority) = &report.authority else {
+        return say(
+            out,
+            "Nobody decides: with one region, or without a database or [authority], nothing is repointed.",
+            2,
+        );
+    };
+    let known = authority.known.as_ref().map_or_else(
+        || "nobody has written an epoch".to_owned(),
+        |known| format!("epoch {} is {}'s", known.epoch, known.region),
+    );
+    say(out, &format!("This region, {}, is {}: {known}.", authority.region, authority.state), 2)?;
+    for why in &authority.why {
+        say(out, &format!("because {why}"), 4)?;
+    }
+    writeln!(out)?;
+    for line in &authority.repoint {
+        say(out, line, 2)?;
+    }
+    for problem in &authority.problems {
+        say(out, &format!("In vain: {problem}"), 2)?;
+    }
+    writeln!(out)?;
+    say(
+        out,
+        "A writer is given only when its database is no replica on three fresh connections and its newest row names its own region; it stays only if the app is seen to reach it.",
+        2,
+    )
+}
+
 fn line(out: &mut String, component: &Component, effect: &str) -> std::fmt::Result {
     let style = status_style(component.status);
     let word = status_word(component.status);
@@ -238,6 +273,14 @@ mod tests {
 
           `replace.mode` is observe: it only counts.
         ");
+    }
+
+    #[test]
+    fn the_apps_database_is_explained() {
+        let mut report = sample::well(Kind::Live, "us-east-1");
+        assert!(text(&report, Some(Verdict::Repoint)).contains("Nobody decides"));
+        report.authority = Some(sample::standby());
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&report, Some(Verdict::Repoint))).to_string());
     }
 
     #[test]

@@ -7,8 +7,9 @@ use hyper::Method;
 use jiff::tz::TimeZone;
 
 use super::client::{self, Error};
-use super::render::{self, DIM, wrap};
+use super::render::{self, BOLD, DIM, wrap};
 use super::{Exit, Format, HistoryArgs, time};
+use crate::authority::ledger::Failover;
 use crate::replace::records::{Record, Told};
 use crate::snapshot::HistoryEntry;
 
@@ -18,6 +19,9 @@ const INDENT: usize = 28;
 pub(super) fn run(socket: &Path, args: &HistoryArgs) -> Exit {
     if args.group {
         return group(socket, args.format);
+    }
+    if args.failovers {
+        return failovers(socket, args.format);
     }
     let bounds = [("since", args.since), ("until", args.until)];
     let query: Vec<_> = bounds.iter().filter_map(|(name, at)| at.map(|at| format!("{name}={at}"))).collect();
@@ -66,6 +70,52 @@ fn group(socket: &Path, format: Format) -> Exit {
     }
 }
 
+/// The changes of the owner.
+fn failovers(socket: &Path, format: Format) -> Exit {
+    let answer = client::block_on(client::ask(socket, Method::GET, "/failovers", Vec::new()));
+    let told = answer.and_then(|body| {
+        let told = serde_json::from_slice::<Vec<Failover>>(&body).map_err(Error::Unreadable)?;
+        Ok((body, told))
+    });
+    match told {
+        Ok((body, _)) if format == Format::Json => {
+            render::data(&String::from_utf8_lossy(&body));
+            Exit::Ok
+        }
+        Ok((_, told)) => {
+            if told.is_empty() {
+                render::note("this agent has seen no change of the owner of the data");
+            }
+            render::data(&ledger(&told, &TimeZone::system()));
+            Exit::Ok
+        }
+        Err(error) => error.show(),
+    }
+}
+
+/// Oldest first: what changed and what may be lost, then each step with the seconds since the first.
+fn ledger(told: &[Failover], zone: &TimeZone) -> String {
+    let mut out = String::new();
+    if !told.is_empty() {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(out, "{BOLD}failovers{BOLD:#}");
+    }
+    for failover in told {
+        let _ = writeln!(out, "{}", failover.headline());
+        let _ = writeln!(out, "  {}", wrap(&failover.loss(), 2));
+        let steps = failover.steps();
+        let first = steps.first().map(|(_, at)| *at);
+        for (name, at) in &steps {
+            let after = first.map_or(0.0, |first| at.duration_since(first).as_secs_f64());
+            let _ = writeln!(out, "  {}  {DIM}+{after:.1} s{DIM:#}  {name}", time::show(*at, zone));
+        }
+        if !failover.is_over() {
+            let _ = writeln!(out, "  it is not over");
+        }
+    }
+    out
+}
+
 /// Oldest first: when, which and why; the votes, and what changed there before, below.
 fn records(told: &[Told], zone: &TimeZone) -> String {
     let mut out = String::new();
@@ -104,6 +154,9 @@ fn text(entries: &[HistoryEntry], zone: &TimeZone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Claim;
+    use crate::authority::lag::{Lag, Measure};
+    use crate::authority::ledger::Times;
     use crate::health::verdict::Tally;
 
     #[test]
@@ -132,6 +185,34 @@ mod tests {
           /mnt/efs hangs; 2 of 3 members asked were well
             2026-11-24 21:36:01 +00:00  21:36:01Z  efs       healthy -> unhealthy: efs-hung
         ");
+    }
+
+    #[test]
+    fn a_failover_is_told_step_by_step() {
+        let claim = |epoch, region: &str| Claim { epoch, region: region.to_owned() };
+        let at = |text: &str| Some(format!("2026-11-24T21:{text}Z").parse().unwrap());
+        let seen = Times {
+            replica_gone: at("41:50"),
+            proven: at("41:50.4"),
+            known: at("41:50.5"),
+            took_over: at("41:52"),
+            ..Times::default()
+        };
+        let mut failover = Failover {
+            from: claim(1, "ap-south-1"),
+            to: claim(2, "us-east-1"),
+            region: "us-east-1".to_owned(),
+            seen,
+            lag: Some(Lag { ms: 2_300, by: Measure::Heartbeat, beat: None }),
+            lost_ms: None,
+            wrote_after_ms: None,
+        };
+        let open = failover.clone();
+        failover.seen.verified = at("41:53.2");
+        failover.seen.opened = at("41:53.25");
+        let text = ledger(&[open, failover], &TimeZone::UTC);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+        assert_eq!(ledger(&[], &TimeZone::UTC), "");
     }
 
     #[test]

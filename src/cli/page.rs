@@ -1,5 +1,6 @@
 //! A report as the page that a person reads at 3 a.m.: what is wrong first, then what to do, then who acts on it.
 
+mod authority;
 mod aws;
 
 use std::fmt::Write;
@@ -43,6 +44,7 @@ pub(super) fn report(report: &Report, zone: &TimeZone) -> String {
 
 fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt::Result {
     headline(page, report, zone)?;
+    authority::notice(page, report, zone)?;
     problems(page, report)?;
     latches(page, report, zone)?;
     lifecycle(page, report)?;
@@ -53,6 +55,7 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
     certificates(page, report, zone)?;
     group(page, report.group.as_ref().or(report.live.as_ref().and_then(|live| live.group.as_ref())))?;
     aws::write(page, report)?;
+    authority::write(page, report, zone)?;
     verdicts(page, report)?;
     if report.kind == Kind::Check {
         prospects(page, report)?;
@@ -159,6 +162,7 @@ pub(super) fn summary(report: &Report) -> String {
     if report.gate == Gate::Closed {
         parts.push("the gate is closed: users get the fence page".to_owned());
     }
+    parts.extend(authority::summary(report));
     match report.verdicts.instance.state {
         InstanceState::Draining => parts.push("this instance is draining".to_owned()),
         InstanceState::Starting => parts.push("the agent has just started".to_owned()),

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::raw::{Problem, Source};
 use super::{Config, defaults, validate};
+use crate::group::word::fingerprint;
 use crate::state::write_atomically;
 
 /// Where the file is when nobody says otherwise.
@@ -114,6 +115,14 @@ impl File {
     /// # Errors
     /// With everything that is wrong in the file, at once.
     pub fn config(&self, region: Option<&str>) -> Result<Config, Problems> {
+        let mut config = self.typed(region)?;
+        // As the home region sees it, wherever this is.
+        let home = config.home.as_deref().and_then(|home| self.typed(Some(home)).ok());
+        config.digest = home.map(|home| format!("{}:{}", env!("CARGO_PKG_VERSION"), fingerprint(&format!("{home:?}"))));
+        Ok(config)
+    }
+
+    fn typed(&self, region: Option<&str>) -> Result<Config, Problems> {
         let source = Source::new(&self.text);
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         // What cannot be parsed cannot be judged: a missing quote would make every key after it look missing.

@@ -108,6 +108,7 @@ pub(super) fn config<'a>(source: &'a Source<'a>, table: &'a DeTable<'a>, region:
         metrics_allow,
         cloudwatch: cloudwatch_is_on.then(|| namespace.unwrap_or_else(|| "DrAgent".to_owned())),
         regions,
+        digest: None,
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::readiness::Readiness;
 use crate::aws::{Aws, Kind, pace};
 use crate::clock;
 use crate::group::run::Standing;
@@ -128,31 +129,46 @@ impl Minute {
             count("Fenced", snapshot.gate_closed),
             count("WouldReplace", snapshot.replacement.plan.would_replace()),
         ];
-        if snapshot.config.policy.standby {
-            // What is not known is not ready.
-            let is_well = |status: Status| status == Status::Healthy;
-            let is_ready = snapshot.components.iter().all(|(component, _)| is_well(component.status));
-            samples.push(count("StandbyReady", is_ready && snapshot.region.state.is_ok()));
-        }
-        for (component, _) in &snapshot.components {
-            match (&component.component, &component.facts) {
-                (Component::Wiring, _) if !matches!(component.status, Status::Unknown | Status::Starting) => {
-                    samples.push(count("WiringFault", component.status != Status::Healthy));
-                }
-                (Component::Database, Facts::Database(facts)) if component.has_fresh_facts() => {
-                    // A replica that is a century behind is one whose server lies: f64 holds it exactly none the less.
-                    let lag = facts.lag_seconds().map(|lag| u32::try_from(lag).unwrap_or(u32::MAX));
-                    samples.extend(lag.map(|lag| Sample {
-                        name: "ReplicaLagSeconds",
-                        value: f64::from(lag),
-                        is_seconds: true,
-                    }));
-                }
-                _ => {}
-            }
+        samples.extend(standby_ready(snapshot).map(|is_ready| count("StandbyReady", is_ready)));
+        samples.extend(lag_seconds(snapshot).map(|value| Sample {
+            name: "ReplicaLagSeconds",
+            value,
+            is_seconds: true,
+        }));
+        let wiring = snapshot.components.iter().map(|(component, _)| component);
+        let wiring = wiring.filter(|component| component.component == Component::Wiring);
+        for component in wiring.filter(|c| !matches!(c.status, Status::Unknown | Status::Starting)) {
+            samples.push(count("WiringFault", component.status != Status::Healthy));
         }
         Self { at, samples }
     }
+}
+
+/// Whether this region could take over now, where it is the one that would: the region that does not own the data. `None`
+/// in the owner's. What is not known is not ready.
+#[must_use]
+pub fn standby_ready(snapshot: &Snapshot) -> Option<bool> {
+    if snapshot.authority.is_some() {
+        return Readiness::of(snapshot).map(|readiness| readiness.ready);
+    }
+    // Nobody decides: as far as one region knows.
+    let is_well = snapshot.components.iter().all(|(component, _)| component.status == Status::Healthy);
+    snapshot.config.policy.standby.then(|| is_well && snapshot.region.state.is_ok())
+}
+
+/// How far the replica here is behind, in seconds: by the heartbeat row where there is one, else as the server says.
+#[must_use]
+pub fn lag_seconds(snapshot: &Snapshot) -> Option<f64> {
+    if let Some(lag) = snapshot.authority.as_deref().and_then(|said| said.lag.as_ref()) {
+        return Some(lag.seconds());
+    }
+    snapshot.components.iter().find_map(|(component, _)| match &component.facts {
+        // A replica that is a century behind is one whose server lies: f64 holds it exactly none the less.
+        Facts::Database(facts) if component.has_fresh_facts() => {
+            facts.lag_seconds().map(|lag| f64::from(u32::try_from(lag).unwrap_or(u32::MAX)))
+        }
+        _ => None,
+    })
 }
 
 /// The minutes that CloudWatch has not taken yet, oldest first.

@@ -3,6 +3,8 @@
 //! Names, units and labels are stable. Label values come from the configuration and from closed sets of words, so their
 //! number is bounded. What is not known is left out: there is no NaN.
 
+mod authority;
+
 use std::fmt::{Display, Write};
 
 use crate::aws;
@@ -23,6 +25,7 @@ pub fn page(snapshot: &Snapshot, now: BootTime) -> String {
     let mut page = Page { text: String::with_capacity(8 * 1024), family: "" };
     agent(&mut page, snapshot, now);
     verdicts(&mut page, snapshot, now);
+    authority::write(&mut page, snapshot);
     components(&mut page, snapshot, now);
     facts(&mut page, snapshot);
     aws_calls(&mut page);

@@ -41,7 +41,17 @@ pub(super) fn acts(seen: &Seen<'_>, now: BootTime) -> Acts {
     Acts {
         instance: instance.to_owned(),
         region: region.to_owned(),
-        promoted: "nobody: this version promotes and fences no region".to_owned(),
+        promoted: promoted(seen).to_owned(),
         replacement: seen.replacement.words(now),
+    }
+}
+
+const fn promoted(seen: &Seen<'_>) -> &'static str {
+    if seen.config.authority.is_none() {
+        "nobody: with one region, or without a database, promotion and fencing are off"
+    } else if seen.config.policy.standby {
+        "Route 53: while it is 200 the home region's record does not count"
+    } else {
+        "nobody: Route 53 asks it of the peer region only"
     }
 }

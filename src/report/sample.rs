@@ -8,13 +8,17 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{Kind, Report, Seen};
+use crate::authority;
+use crate::authority::said::Said;
 use crate::clock::BootTime;
 use crate::config::{Config, load};
 use crate::health::cause::Cause;
 use crate::health::verdict::Memory;
 use crate::input::Input;
 use crate::latches::{self, Latch, Latches};
-use crate::observation::{Component, DatabaseFacts, EfsFacts, Facts, Finding, Observation, Outcome, Stage};
+use crate::observation::{
+    Component, DatabaseFacts, EfsFacts, Facts, Finding, Observation, Outcome, ReplicaChannel, Stage,
+};
 use crate::owner::Owner;
 use crate::probes::Spec;
 use crate::replace::outlook::Outlook;
@@ -193,4 +197,48 @@ pub(crate) fn trouble(kind: Kind) -> Report {
     let status = Outlook { plan, fault: Some((Component::Efs, Cause::EfsHung)), would: 1, ..Outlook::default() };
     owner.take(Input::Replacement(Arc::new(status)), now);
     report(&mut owner, kind, now)
+}
+
+/// A standby in which everything is ready, as of [`at`].
+pub(crate) fn standby() -> super::authority::Authority {
+    standby_with(&|_| {})
+}
+
+/// The same, after `change`.
+pub(crate) fn standby_with(change: &dyn Fn(&mut Said)) -> super::authority::Authority {
+    let config = config("us-east-1");
+    let place = authority::facts::Place {
+        region: "us-east-1".to_owned(),
+        other: "ap-south-1".to_owned(),
+        home: "ap-south-1".to_owned(),
+        regions: ["ap-south-1".to_owned(), "us-east-1".to_owned()],
+    };
+    let mut said = crate::authority::said::sample(place);
+    said.proof.config.clone_from(&config.digest);
+    said.across = Some(authority::facts::Across::Verified(said.proof.clone()));
+    said.lag = Some(authority::lag::Lag { ms: 1_200, by: authority::lag::Measure::Heartbeat, beat: None });
+    said.ledger = Arc::new(authority::ledger::Ledger {
+        state: said.decision.state,
+        since: Some(at() - MS(86_400_000)),
+        owner: said.memory().known.clone(),
+        ..Default::default()
+    });
+    change(&mut said);
+    let mut owner = owner(&config, Vec::new(), Latches::default());
+    let mut now = BootTime::from_boot(MS(100_000));
+    owner.take(Input::Authority(Arc::new(said)), now);
+    for _ in 0..2 {
+        for spec in Spec::all(&config) {
+            let mut seen = passing(&spec.component(), now);
+            if let Facts::Database(facts) = &mut seen.facts {
+                facts.read_only = true;
+                facts.replica =
+                    Some(vec![ReplicaChannel { io_running: true, sql_running: true, ..ReplicaChannel::default() }]);
+            }
+            observe(&mut owner, seen);
+        }
+        owner.publish(now, at());
+        now = now + MS(4_000);
+    }
+    super::authority::Authority::of(&owner.publish(now, at()), now).unwrap()
 }

@@ -1,6 +1,7 @@
 //! The shape of the JSON, and what names the whole.
 
 use super::*;
+use crate::health::verdict::RegionState;
 
 /// The shape is a promise: a change here is a change of the contract (see `SCHEMA`).
 #[test]

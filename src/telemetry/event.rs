@@ -42,7 +42,7 @@
 //! | [`repoint_applied`] | `c41e8a7702d94b5fb3a6e95d1f07c2a8` | DECISION, WRITER, ERROR |
 //! | [`repoint_judged`] | `0e97b3f45a1c4d2e9f68ca70d3b1582c` | DECISION, SEEN, ERROR |
 //! | [`repoint_stuck`] | `e6a05d9813fb47c08a2b7c4e95d0f361` | PROBLEM |
-//! | [`authority_changed`] | `2f6d0c81b7e94a53a1d0e5c7f8926b34` | FROM, TO, KNOWN, WHY |
+//! | [`authority_changed`] | `2f6d0c81b7e94a53a1d0e5c7f8926b34` | FROM, TO, KNOWN, WHY, SINCE, LOST |
 //! | [`epoch_claimed`] | `94b1e07ac3d5482f8e6f10b2d7a9c658` | EPOCH, REGION, IS_OURS |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 

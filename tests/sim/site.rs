@@ -101,5 +101,6 @@ pub fn config() -> Config {
         repoint: Repoint::default(),
         cloudwatch: None,
         regions: BTreeMap::new(),
+        digest: None,
     }
 }

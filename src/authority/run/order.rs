@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Task;
 use crate::authority::decide::Decision;
+use crate::authority::notice::Notice;
 use crate::authority::operator::{self, Progress, Refused, Release};
 use crate::authority::sql::{Close, Swap};
 
@@ -172,6 +173,10 @@ impl Task {
             "closing": closes,
             "close": { "progress": progress, "promote_now": progress.is_done() },
             "problems": self.problems,
+            "since": self.ledger.since,
+            "lag": self.said.as_ref().and_then(|said| said.lag.clone()),
+            "notice": Notice::of(decision, &self.ledger),
+            "failover": self.ledger.last(),
         })
     }
 }

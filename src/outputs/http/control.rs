@@ -168,7 +168,12 @@ impl Shared {
                 json(&snapshot.history.iter().filter(in_window).collect::<Vec<_>>())
             }
             "/records" if is_get => json(&self.control.records.borrow().told(&Stamp::now(&self.control.boot))),
-            "/status" | "/history" | "/records" => Err(only("GET, HEAD")),
+            "/failovers" if is_get => {
+                let snapshot = self.snapshot();
+                let ledger = snapshot.authority.as_deref().map_or(&snapshot.state.ledger, |said| &said.ledger);
+                json(&ledger.failovers)
+            }
+            "/status" | "/history" | "/records" | "/failovers" => Err(only("GET, HEAD")),
             "/authority" if is_get => self.order(authority::run::Order::Show, uid).await,
             "/authority" if *request.method() == Method::POST => {
                 let order = serde_json::from_slice(&body(request).await?);

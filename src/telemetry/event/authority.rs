@@ -5,24 +5,27 @@ use tracing::{info, warn};
 use crate::authority::State;
 use crate::authority::claim::NewRow;
 use crate::authority::decide::Decision;
+use crate::authority::notice::Notice;
 
 const CHANGED: &str = "2f6d0c81b7e94a53a1d0e5c7f8926b34";
 const CLAIMED: &str = "94b1e07ac3d5482f8e6f10b2d7a9c658";
 
 /// The state of authority is another one than before.
-pub fn authority_changed(from: State, decision: &Decision) {
+pub fn authority_changed(from: State, decision: &Decision, notice: Option<&Notice>) {
     let state = decision.state;
     let why = super::joined(decision.why.iter().map(ToString::to_string));
     let known = decision.memory.known.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    if matches!(state, State::Superseded | State::Ambiguous | State::Unclaimed) {
+    if let Some(notice) = notice {
         warn!(
             message_id = CHANGED,
             from = from.name(),
             to = state.name(),
             known,
             why,
-            "authority is {state}, was {from}; highest epoch {known}{}",
-            super::because(&why)
+            since = notice.since.map(|since| since.to_string()),
+            lost = notice.lost,
+            "authority is {state}, was {from}: {}",
+            notice.line()
         );
     } else {
         info!(

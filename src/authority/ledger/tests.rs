@@ -1,0 +1,180 @@
+//! Failovers as both regions see them.
+
+use std::time::Duration;
+
+use super::*;
+use crate::authority::database::Beat;
+use crate::authority::decide::bench::{Bench, claim, read, replica};
+use crate::authority::lag::Measure;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).unwrap()
+}
+
+/// `read` with a heartbeat of `region` at `second`, which is `age_ms` ago.
+fn beating(mut read: Read, region: &str, second: i64, age_ms: u64) -> Read {
+    let beat = Beat { region: region.to_owned(), at: at(second), age_ms };
+    read.tables.as_mut().unwrap().heartbeat.push(beat);
+    read
+}
+
+/// `read` whose newest row was written at `second`.
+fn since(mut read: Read, second: i64) -> Read {
+    read.tables.as_mut().unwrap().newest.as_mut().unwrap().since = at(second);
+    read
+}
+
+struct Book {
+    bench: Bench,
+    ledger: Ledger,
+    lag: Option<Lag>,
+}
+
+impl Book {
+    fn new(bench: Bench) -> Self {
+        Self { bench, ledger: Ledger::default(), lag: None }
+    }
+
+    /// A look at `second` after these reads of both databases.
+    fn look(&mut self, second: u64, own: impl Into<Option<Read>>, other: impl Into<Option<Read>>) -> State {
+        self.bench.facts.now = crate::clock::BootTime::from_boot(Duration::from_secs(100 + second));
+        self.bench.own(own).other(other).members(&[]);
+        self.again(second, false)
+    }
+
+    fn again(&mut self, second: u64, is_proven: bool) -> State {
+        let decision = self.bench.decide();
+        self.lag = Lag::of(&self.bench.facts, &self.bench.memory).or(self.lag.take());
+        let (facts, lag, progress) = (&self.bench.facts, self.lag.as_ref(), &Progress::default());
+        let at = at(i64::try_from(second).unwrap());
+        self.ledger = self.ledger.after(&Look { facts, decision: &decision, progress, lag, is_proven, at });
+        decision.state
+    }
+}
+
+/// Region `p` sees the owner `h` die and its own database promoted.
+fn promoted() -> Book {
+    let mut book = Book::new(Bench::resumed("p", State::Standby, 1));
+    book.bench.memory.roll.insert("s".to_owned());
+    book.look(0, beating(replica("s", 1), "h", -1, 900), beating(read("t", 1), "h", 0, 100));
+    book.look(5, beating(replica("s", 1), "h", 2, 2_500), None);
+    assert_eq!(book.look(10, beating(read("s", 1), "h", 2, 7_500), None), State::Unclaimed);
+    book.again(10, true);
+    assert_eq!(book.look(11, beating(read("s", 2), "h", 2, 8_500), None), State::OwnerPending);
+    let mut second = 11;
+    while book.look(second, beating(read("s", 2), "h", 2, 9_000), None) != State::Owner {
+        second += 1;
+        assert!(second < 60, "takes over");
+    }
+    book
+}
+
+#[test]
+fn a_promotion_leaves_one_record_with_every_step() {
+    let book = promoted();
+    let [failover] = book.ledger.failovers.as_slice() else { panic!("{:?}", book.ledger) };
+    assert_eq!((&failover.from, &failover.to), (&claim(1), &claim(2)));
+    assert!(failover.is_promotion() && failover.is_over());
+    let seen = &failover.seen;
+    assert_eq!((seen.replica_gone, seen.proven, seen.known), (Some(at(10)), Some(at(10)), Some(at(11))));
+    assert!(seen.took_over.is_some() && seen.took_over == seen.opened, "nothing was to be repointed");
+    assert_eq!((seen.closed, seen.stopped, seen.repointed), (None, None, None));
+    // As it was measured while it was a replica, not what the age became.
+    assert_eq!(failover.lag, Some(Lag { ms: 2_500, by: Measure::Heartbeat, beat: Some(at(2)) }));
+    assert_eq!((failover.rpo_ms(), failover.lost_ms), (Some(2_500), None));
+    assert_eq!(book.ledger.last(), Some(failover));
+}
+
+#[test]
+fn the_old_owners_return_makes_the_estimate_exact() {
+    let mut book = promoted();
+    book.look(90, beating(read("s", 2), "h", 2, 80_000), beating(read("t", 1), "h", 4, 80_000));
+    let failover = book.ledger.last().unwrap();
+    assert_eq!((failover.lost_ms, failover.rpo_ms()), (Some(2_000), Some(2_000)));
+    // Rebuilt from the new owner's it says nothing any more, and what is known stays.
+    book.look(200, beating(read("s", 2), "h", 2, 200_000), beating(replica("t", 2), "h", 2, 200_000));
+    assert_eq!(book.ledger.last().unwrap().lost_ms, Some(2_000));
+}
+
+#[test]
+fn a_channel_that_was_gone_for_a_moment_is_no_failover() {
+    let mut book = Book::new(Bench::resumed("p", State::Standby, 1));
+    book.look(0, replica("s", 1), read("t", 1));
+    book.look(5, read("s", 1), read("t", 1));
+    assert_eq!(book.ledger.promotion.replica_gone, Some(at(5)));
+    book.look(10, replica("s", 1), read("t", 1));
+    assert_eq!((book.ledger.promotion.clone(), book.ledger.failovers.len()), (Promotion::default(), 0));
+}
+
+#[test]
+fn the_superseded_region_knows_how_long_it_went_on() {
+    let mut book = Book::new(Bench::resumed("h", State::Owner, 1));
+    book.look(0, beating(read("t", 1), "h", 0, 0), beating(replica("s", 1), "h", 0, 0));
+    // Promoted at second 7; heard at 10; the last heartbeat here is of second 9.
+    let other = || beating(since(read("s", 2), 7), "h", 5, 5_000);
+    assert_eq!(book.look(10, beating(read("t", 1), "h", 9, 1_000), other()), State::Superseded);
+    assert_eq!(book.ledger.last().unwrap().wrote_after_ms, None, "not before it has ended");
+    book.bench.facts.applied.gate_closed = true;
+    book.bench.facts.applied.writers.clear();
+    book.look(11, beating(read("t", 1), "h", 9, 2_000), other());
+    let failover = book.ledger.last().unwrap();
+    assert_eq!(
+        (failover.seen.known, failover.seen.closed, failover.seen.stopped),
+        (Some(at(10)), Some(at(11)), Some(at(11)))
+    );
+    assert_eq!((failover.wrote_after_ms, failover.lost_ms), (Some(2_000), Some(4_000)));
+    assert!(failover.is_over() && !failover.is_promotion());
+}
+
+#[test]
+fn who_is_new_has_seen_no_change_and_init_is_none() {
+    let mut book = Book::new(Bench::new("p"));
+    book.look(0, read("s", 2), None);
+    assert_eq!((book.ledger.owner.clone(), book.ledger.failovers.len()), (Some(claim(2)), 0));
+    let mut book = Book::new(Bench::new("h"));
+    book.look(0, read("t", 0), replica("s", 0));
+    book.look(20, read("t", 0), replica("s", 0));
+    book.look(30, read("t", 1), replica("s", 0));
+    assert_eq!((book.ledger.owner.clone(), book.ledger.failovers.len()), (Some(claim(1)), 0));
+}
+
+#[test]
+fn a_record_is_told_once_and_what_is_kept_is_bounded() {
+    let book = promoted();
+    assert_eq!(book.ledger.ended_since(&Ledger::default()), book.ledger.last());
+    assert_eq!(book.ledger.ended_since(&book.ledger), None);
+    let mut open = book.ledger.clone();
+    open.failovers[0].seen.opened = None;
+    assert_eq!((open.ended_since(&Ledger::default()), book.ledger.ended_since(&open)), (None, book.ledger.last()));
+    let mut full = promoted();
+    full.ledger.failovers = vec![full.ledger.failovers[0].clone(); KEPT];
+    full.look(300, read("s", 2), beating(read("t", 3), "h", 2, 0));
+    assert_eq!((full.ledger.failovers.len(), &full.ledger.last().unwrap().to), (KEPT, &claim(3)));
+}
+
+#[test]
+fn what_is_persisted_is_read_again_whoever_wrote_it() {
+    let ledger = promoted().ledger;
+    let mut written = serde_json::to_value(&ledger).unwrap();
+    assert_eq!(serde_json::from_value::<Ledger>(written.clone()).unwrap(), ledger);
+    written["added"] = serde_json::json!({"x": 1});
+    written["failovers"][0]["seen"]["added"] = serde_json::json!("y");
+    assert_eq!(serde_json::from_value::<Ledger>(written).unwrap(), ledger);
+    assert_eq!(serde_json::from_str::<Ledger>("{}").unwrap(), Ledger::default());
+}
+
+#[test]
+fn people_are_told_in_sentences() {
+    let mut failover = promoted().ledger.failovers.remove(0);
+    let mut text = vec![failover.headline(), failover.loss()];
+    failover.lost_ms = Some(1_000);
+    text.push(failover.loss());
+    (failover.lost_ms, failover.lag) = (None, None);
+    text.push(failover.loss());
+    failover.region = "h".to_owned();
+    (failover.lost_ms, failover.wrote_after_ms) = (Some(0), Some(2_300));
+    text.extend([failover.headline(), failover.loss()]);
+    insta::assert_snapshot!(text.join("\n"));
+    let names: Vec<_> = promoted().ledger.failovers[0].steps().into_iter().map(|(name, _)| name).collect();
+    insta::assert_snapshot!(names.join("\n"));
+}

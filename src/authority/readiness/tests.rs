@@ -1,0 +1,81 @@
+//! Each item by itself, and the sentence.
+
+use super::*;
+use crate::authority::lag::Measure;
+use crate::authority::word::Proof;
+use crate::observation::ReplicaChannel;
+use crate::report::sample;
+
+fn seen(ms: u64) -> Lag {
+    Lag { ms, by: Measure::Heartbeat, beat: None }
+}
+
+fn verified(config: Option<&str>) -> Across {
+    Across::Verified(Proof { config: config.map(str::to_owned), fresh: true, ..Proof::default() })
+}
+
+#[test]
+fn a_lag_is_fine_up_to_a_minute_and_unknown_is_not_fine() {
+    assert_eq!(lag(Some(&seen(LAG_LIMIT))).ok, Some(true));
+    assert_eq!(lag(Some(&seen(LAG_LIMIT + 1))).ok, Some(false));
+    assert_eq!(lag(None).ok, None);
+}
+
+#[test]
+fn both_threads_of_each_channel_must_run() {
+    let facts = |channels: &[(bool, bool)]| DatabaseFacts {
+        replica: Some(
+            channels
+                .iter()
+                .map(|&(io_running, sql_running)| ReplicaChannel {
+                    io_running,
+                    sql_running,
+                    ..ReplicaChannel::default()
+                })
+                .collect(),
+        ),
+        ..DatabaseFacts::default()
+    };
+    assert_eq!(link(Some(&facts(&[(true, true)]))).ok, Some(true));
+    let broken = link(Some(&facts(&[(true, true), (false, true)])));
+    assert_eq!((broken.ok, broken.words.as_str()), (Some(false), "replication does not receive"));
+    assert_eq!(link(Some(&facts(&[]))).ok, Some(false));
+    assert_eq!((link(None).ok, link(Some(&DatabaseFacts::default())).ok), (None, None));
+}
+
+#[test]
+fn configurations_are_compared_only_by_one_release() {
+    let ok = |mine, theirs: Option<&str>| configuration(mine, Some(&verified(theirs))).ok;
+    assert_eq!(ok(Some("1:a"), Some("1:a")), Some(true));
+    assert_eq!(ok(Some("1:a"), Some("1:b")), Some(false));
+    assert_eq!(ok(Some("1:a"), Some("2:b")), None);
+    assert_eq!((ok(Some("1:a"), None), ok(None, Some("1:a"))), (None, None));
+    assert_eq!(configuration(Some("1:a"), Some(&Across::Silent)).ok, None);
+}
+
+#[test]
+fn the_digest_is_of_the_meaning_and_the_same_in_both_regions() {
+    let digest = |region| sample::config(region).digest.unwrap();
+    assert_eq!(digest("ap-south-1"), digest("us-east-1"));
+    assert!(digest("us-east-1").starts_with(concat!(env!("CARGO_PKG_VERSION"), ":")));
+}
+
+#[test]
+fn every_item_has_a_name_that_metrics_know() {
+    let readiness = sample::standby().readiness.unwrap();
+    assert!(readiness.items.iter().all(|item| NAMES.contains(&item.name.as_str())), "{readiness:?}");
+}
+
+#[test]
+fn what_would_happen_is_one_sentence() {
+    let ready = sample::standby().readiness.unwrap();
+    assert!(ready.ready, "{ready:?}");
+    let lacking = sample::standby_with(&|said| {
+        said.lag = Some(seen(300_000));
+        said.decision.standby_ready = false;
+    });
+    let lacking = lacking.readiness.unwrap();
+    assert!(!lacking.ready);
+    let closed = sample::standby_with(&|said| said.decision.state = State::Superseded).readiness.unwrap();
+    insta::assert_snapshot!([ready.sentence, lacking.sentence, closed.sentence].join("\n"));
+}

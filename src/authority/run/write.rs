@@ -1,0 +1,105 @@
+//! What the task writes: durable records, claims, the heartbeat; and the tags of the group, which it reads too.
+
+use tokio::time::timeout;
+
+use super::super::Claim;
+use super::super::claim::NewRow;
+use super::super::database::Kind;
+use super::super::decide::Records;
+use super::super::facts::Tags;
+use super::super::sql::{Claiming, Swap};
+use super::{TAGS, Task};
+use crate::telemetry::event;
+
+/// `EPOCH/REGION`, a fact, on the own group.
+const EPOCH_TAG: &str = "dr-agent:epoch";
+
+/// Identities of this region's servers that were seen replicating, with blanks between.
+const ROLL_TAG: &str = "dr-agent:roll";
+
+impl Task {
+    /// Durable records of what is known. None is waited for longer than its deadline.
+    pub(super) async fn record(&mut self, records: &Records) {
+        if let Some(row) = &records.superseded {
+            let own = Claim { epoch: row.epoch, region: row.region.clone() };
+            let result = self.own.supersede(&own, &row.by).await;
+            self.note("superseded", result.err().map(|error| error.to_string()));
+        }
+        let Some(group) = self.group_name() else { return };
+        let Some(tagged) = &mut self.facts.tags else { return };
+        let region = self.setup.place.region.as_str();
+        let mut failed = None;
+        if let Some(claim) = &records.epoch_tag {
+            match timeout(TAGS, self.channels.aws.tag(region, &group, EPOCH_TAG, &claim.to_string())).await {
+                Ok(Ok(())) => tagged.stands.epoch = Some(claim.clone()),
+                _ => failed = Some(format!("the tag `{EPOCH_TAG}` could not be written")),
+            }
+        }
+        if let Some(roll) = &records.roll_tag {
+            let text = roll.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+            match timeout(TAGS, self.channels.aws.tag(region, &group, ROLL_TAG, &text)).await {
+                Ok(Ok(())) => tagged.stands.roll.clone_from(roll),
+                _ => failed = Some(format!("the tag `{ROLL_TAG}` could not be written")),
+            }
+        }
+        self.note("tags", failed);
+    }
+
+    /// Writes the next epoch, after three fresh connections have proven the database writable.
+    pub(super) async fn claim(&mut self, row: &NewRow, reason: &str) {
+        let problem = self.try_claim(row, reason).await.err();
+        self.note("claim", problem);
+    }
+
+    pub(super) async fn try_claim(&mut self, row: &NewRow, reason: &str) -> Result<Swap, String> {
+        let proof = self.own.prove().await.map_err(|unproven| unproven.to_string())?;
+        self.is_proven = true;
+        if proof.read.server != row.server {
+            return Err(format!("the endpoint leads to `{}` now, not to `{}`", proof.read.server, row.server));
+        }
+        let claim = Claim { epoch: row.epoch, region: row.region.clone() };
+        let claiming = if row.parent == 0 && row.kind == Kind::Init {
+            Claiming::first(claim, row.server.clone(), &self.setup.place.regions, reason)
+        } else {
+            let rows = proof.read.tables.iter().flat_map(|tables| &tables.closing);
+            let closing = rows.filter(|row| row.region == self.setup.place.region && !row.is_released);
+            Claiming {
+                claim,
+                parent: row.parent,
+                server: row.server.clone(),
+                kind: row.kind,
+                reason: reason.to_owned(),
+                closing: closing.map(|row| row.until).next(),
+            }
+        };
+        let swap = self.own.claim(&claiming).await.map_err(|error| error.to_string())?;
+        event::epoch_claimed(row, swap == Swap::Done);
+        Ok(swap)
+    }
+
+    pub(super) async fn beat(&mut self) {
+        let result = self.own.beat(&self.setup.place.region).await;
+        self.note("heartbeat", result.err().map(|error| error.to_string()));
+    }
+
+    /// Keeps what was tried in vain until it works.
+    pub(super) fn note(&mut self, what: &str, problem: Option<String>) {
+        let mark = format!("{what}: ");
+        self.problems.retain(|old| !old.starts_with(&mark));
+        if let Some(problem) = problem {
+            self.problems.insert(mark + &problem);
+        }
+    }
+}
+
+pub(super) fn read_tags(tags: &[(String, String)]) -> Tags {
+    let value = |key: &str| tags.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let claim = |text: &str| {
+        let (epoch, region) = text.split_once('/')?;
+        Some(Claim { epoch: epoch.parse().ok()?, region: region.to_owned() })
+    };
+    Tags {
+        epoch: value(EPOCH_TAG).and_then(claim),
+        roll: value(ROLL_TAG).into_iter().flat_map(str::split_whitespace).map(str::to_owned).collect(),
+    }
+}

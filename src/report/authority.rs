@@ -1,0 +1,93 @@
+//! Who owns the data, in a report: for people and their scripts.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::authority::ledger::Failover;
+use crate::authority::notice::Notice;
+use crate::authority::readiness::Readiness;
+use crate::authority::said::Said;
+use crate::authority::{Claim, State};
+use crate::clock::BootTime;
+use crate::health::cause::Status;
+use crate::repoint::words;
+use crate::snapshot::Snapshot;
+
+/// See the page of [`super`] for what the fields mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Authority {
+    pub state: String,
+    /// By this machine's clock.
+    pub since: Option<Timestamp>,
+    pub role: String,
+    pub region: String,
+    pub other: String,
+    pub known: Option<Claim>,
+    pub own: Option<Claim>,
+    pub promoted: bool,
+    pub standby_ready: bool,
+    pub why: Vec<String>,
+    pub alarms: Vec<String>,
+    pub problems: Vec<String>,
+    pub claim: String,
+    pub lag: Option<Lag>,
+    pub repoint: Vec<String>,
+    pub readiness: Option<Readiness>,
+    pub notice: Option<Notice>,
+    pub failover: Option<Failover>,
+}
+
+/// How far the replica here is behind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    pub seconds: f64,
+    /// `heartbeat` or `replica`.
+    pub by: String,
+}
+
+impl Authority {
+    pub(super) fn of(snapshot: &Snapshot, now: BootTime) -> Option<Self> {
+        let said: &Said = snapshot.authority.as_deref()?;
+        let decision = &said.decision;
+        let memory = said.memory();
+        let ledger = &said.ledger;
+        Some(Self {
+            state: decision.state.name().to_owned(),
+            since: ledger.since.filter(|_| ledger.state == decision.state),
+            role: decision.role.name().to_owned(),
+            region: said.place.region.clone(),
+            other: said.place.other.clone(),
+            known: memory.known.clone(),
+            own: memory.own.as_ref().and_then(|own| own.claim.clone()),
+            promoted: decision.promoted,
+            standby_ready: decision.standby_ready,
+            why: decision.why.iter().map(ToString::to_string).collect(),
+            alarms: decision.alarms.iter().map(ToString::to_string).collect(),
+            problems: said.problems.clone(),
+            claim: match &decision.claim {
+                Ok(row) => format!("claims epoch {}", row.epoch),
+                Err(refusal) => format!("{refusal}: {}", refusal.sentence()),
+            },
+            lag: said.lag.as_ref().map(|lag| Lag { seconds: lag.seconds(), by: lag.by.name().to_owned() }),
+            repoint: words::lines(&said.progress, now),
+            readiness: Readiness::of(snapshot),
+            notice: said.notice(),
+            failover: ledger.last().cloned(),
+        })
+    }
+
+    /// What it does to the status of the whole.
+    pub(super) fn level(&self) -> Status {
+        if self.state == State::Superseded.name() {
+            Status::Unhealthy
+        } else if self.notice.is_some()
+            || !self.alarms.is_empty()
+            || !self.problems.is_empty()
+            || self.readiness.as_ref().is_some_and(|readiness| !readiness.ready)
+        {
+            Status::Degraded
+        } else {
+            Status::Healthy
+        }
+    }
+}
