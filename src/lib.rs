@@ -38,6 +38,7 @@
 //! | group | the other members' words, every 5 s, 2 s in trouble | [`input::Input::Round`], keys and place | run again |
 //! | replace | snapshots, members' questions | repairs, grants, a mark in Auto Scaling, [`input::Input::Replacement`] | run again |
 //! | cloudwatch | snapshots | one `PutMetricData` a minute | run again |
+//! | authority | both databases, the other region's word, the members', tags, every 5 s or faster | [`input::Input::Authority`], claims, the heartbeat row | run again |
 //! | repoint | what authority wants, snapshots, the root helper's results | decisions, [`repoint::run::Progress`] | run again |
 //! | systemd | snapshots, turns | `WATCHDOG=1`, `STATUS=` | run again |
 //!
@@ -66,7 +67,9 @@
 //!
 //! The other members' words arrive as another [`input::Input`] and reach the verdicts as [`health::verdict::Group`], which
 //! a group of one leaves empty. Replacement ([`replace`]) and CloudWatch ([`outputs::cloudwatch`]) are tasks beside the
-//! markers, each with a receiver of snapshots. Of the two regions' authority there are only the facts yet ([`authority`]).
+//! markers, each with a receiver of snapshots. So are who owns
+//! the data ([`authority`]), which also writes down for people what became of it, and which database the app uses
+//! ([`repoint`]).
 
 // OBSERVE
 pub mod certificates;

@@ -103,8 +103,8 @@ pub struct Look<'a> {
     pub progress: &'a Progress,
     /// Measured last, however long ago.
     pub lag: Option<&'a Lag>,
-    /// A proof of promotion was just made.
-    pub is_proven: bool,
+    /// When this region's database was proven writable since the last look.
+    pub proven: Option<Timestamp>,
     pub at: Timestamp,
 }
 
@@ -168,9 +168,7 @@ impl Ledger {
             self.promotion.replica_gone = Some(look.at);
             self.promotion.lag = look.lag.cloned();
         }
-        if look.is_proven && self.promotion.proven.is_none() {
-            self.promotion.proven = Some(look.at);
-        }
+        self.promotion.proven = self.promotion.proven.or(look.proven);
     }
 
     /// A higher epoch of another region.

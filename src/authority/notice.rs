@@ -122,14 +122,8 @@ mod tests {
         let decision = bench.decide();
         let progress = Progress::default();
         let (facts, at) = (&bench.facts, at(second));
-        let look = super::super::ledger::Look {
-            facts,
-            decision: &decision,
-            progress: &progress,
-            lag: None,
-            is_proven: false,
-            at,
-        };
+        let look =
+            super::super::ledger::Look { facts, decision: &decision, progress: &progress, lag: None, proven: None, at };
         let after = before.after(&look);
         (decision, after)
     }
@@ -155,7 +149,15 @@ mod tests {
         bench.after(5).own(superseded(read("t", 1), "h", 1, 2)).other(read("s", 2));
         let (decision, second) = ledger(&mut bench, &first, 5);
         let notice = Notice::of(&decision, &second).unwrap();
-        insta::assert_snapshot!(text(&notice));
+        insta::assert_snapshot!(text(&notice), @r#"
+        epoch 2 is p's: this region is superseded, and its users get 503
+        since 2026-09-21T14:13:25Z
+        how much was lost is not known until both databases can be read
+        nothing is to be opened here: p serves the users and takes the writes
+        keep this region's database as it is (a snapshot) until somebody has looked for what was lost
+        then rebuild it as a replica of p's database, and fail back when it suits: the steps are under "Failback" in the README and in `man dr-agent`
+        only if p is lost for good: `dr-agent fence release --reason TEXT` gives up what it has written
+        "#);
         // The machine boots: what happened did not begin then.
         let (decision, third) = ledger(bench.after(600), &Ledger { state: State::Boot, ..second }, 605);
         assert_eq!(Notice::of(&decision, &third).unwrap().since, notice.since);
@@ -167,7 +169,13 @@ mod tests {
         bench.own(read("s", 1));
         let (decision, ledger) = ledger(&mut bench, &Ledger::default(), 0);
         assert_eq!(decision.state, State::Unclaimed);
-        insta::assert_snapshot!(text(&Notice::of(&decision, &ledger).unwrap()));
+        insta::assert_snapshot!(text(&Notice::of(&decision, &ledger).unwrap()), @r#"
+        this region's database was made writable; it is not claimed by itself: NeverSeenReplicating: no agent of this region ever saw this server replicate: `dr-agent authority claim` if it was; until then the app has no writer
+        since 2026-09-21T14:13:20Z
+        how much is missing here is not known: nobody saw the replica before
+        if the promotion was meant: `dr-agent authority claim --reason TEXT` on an instance here
+        if not: make the database a replica again; the steps are under "Failback" in the README and in `man dr-agent`
+        "#);
     }
 
     #[test]
@@ -177,6 +185,12 @@ mod tests {
         both.channels = Some(1);
         bench.own(both);
         let (decision, ledger) = ledger(&mut bench, &Ledger::default(), 0);
-        insta::assert_snapshot!(text(&Notice::of(&decision, &ledger).unwrap()));
+        insta::assert_snapshot!(text(&Notice::of(&decision, &ledger).unwrap()), @r#"
+        who owns the data cannot be told, so nothing is changed: the database is writable and has a replication channel
+        since 2026-09-21T14:13:20Z
+        nothing is known to be lost
+        make the database one thing again: writable without a replication channel, or a read-only replica
+        `dr-agent authority show` says what contradicts what; the steps are under "Failback" in the README and in `man dr-agent`
+        "#);
     }
 }

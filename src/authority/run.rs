@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -129,8 +130,8 @@ struct Task {
     /// The replication lag as it was measured last.
     lag: Option<Lag>,
     ledger: Arc<Ledger>,
-    /// Three connections have proven the database writable since the last look.
-    is_proven: bool,
+    /// When three connections have proven the database writable since the last look.
+    proven: Option<Timestamp>,
     began: BootTime,
 }
 
@@ -160,7 +161,7 @@ impl Task {
             problems: BTreeSet::new(),
             lag: None,
             ledger: Arc::clone(&snapshot.state.ledger),
-            is_proven: false,
+            proven: None,
             began: now,
             setup,
             channels,
@@ -322,9 +323,9 @@ impl Task {
         if lag.is_some() {
             self.lag = lag.cloned();
         }
-        let is_proven = std::mem::take(&mut self.is_proven);
+        let proven = self.proven.take();
         let (facts, lag, at) = (&self.facts, self.lag.as_ref(), clock::wall());
-        let after = self.ledger.after(&Look { facts, decision, progress, lag, is_proven, at });
+        let after = self.ledger.after(&Look { facts, decision, progress, lag, proven, at });
         if *self.ledger != after {
             self.ledger = Arc::new(after);
         }

@@ -99,16 +99,18 @@ impl Said {
 /// A standby whose replica has the first epoch, for tests.
 #[cfg(test)]
 pub(crate) fn sample(place: Place) -> Said {
-    use super::decide::bench::{Bench, replica};
+    use super::decide::bench::{Bench, read, replica};
     let mut bench = Bench::resumed("p", State::Standby, 1);
     let claim = super::Claim { epoch: 1, region: place.home.clone() };
-    let mut read = replica("s", 1);
-    if let Some(row) = &mut read.tables.get_or_insert_default().newest {
-        row.claim = claim.clone();
-    }
+    let [own, other] = [replica("s", 1), read("t", 1)].map(|mut read| {
+        if let Some(row) = &mut read.tables.get_or_insert_default().newest {
+            row.claim = claim.clone();
+        }
+        read
+    });
     bench.facts.place = place.clone();
     bench.memory.known = Some(claim);
-    bench.own(read);
+    bench.own(own).other(other);
     let decision = bench.decide();
     Said {
         gate: decision.gate,

@@ -236,6 +236,19 @@ mod tests {
             "own": {"claim": {"epoch": 1, "region": "ap-south-1"}}, "since": "2026-11-24T21:42:08Z",
             "notice": notice, "problems": [], "close": {"progress": {"until": null}},
         });
-        insta::assert_snapshot!(text(&shown));
+        insta::assert_snapshot!(text(&shown), @r"
+        state            SUPERSEDED, since 2026-11-24T21:42:08Z
+        region           ap-south-1, the other one is us-east-1
+        database here    superseded
+        its newest row   epoch 1 of ap-south-1
+        highest known    epoch 2 of us-east-1
+        promoted         false
+        automatic claim  Superseded: x
+        what happened    epoch 2 is us-east-1's
+        since            2026-11-24T21:42:07Z
+        what is lost     nothing
+        what to do       look
+        what to do       rebuild
+        ");
     }
 }

@@ -272,6 +272,9 @@ mod tests {
           queue     healthy    no reason
 
           `replace.mode` is observe: it only counts.
+
+        Which database does the app use?
+          Nobody decides: with one region, or without a database or [authority], nothing is repointed.
         ");
     }
 
@@ -280,7 +283,17 @@ mod tests {
         let mut report = sample::well(Kind::Live, "us-east-1");
         assert!(text(&report, Some(Verdict::Repoint)).contains("Nobody decides"));
         report.authority = Some(sample::standby());
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&report, Some(Verdict::Repoint))).to_string());
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&report, Some(Verdict::Repoint))).to_string(), @r"
+        Which database does the app use?
+          This region, us-east-1, is STANDBY: epoch 1 is ap-south-1's.
+            because this region's database is a replica
+            because the other region's database says that it is the owner
+
+          Nothing was decided yet: the app uses what its outputs said before.
+
+          A writer is given only when its database is no replica on three fresh connections and its newest
+          row names its own region; it stays only if the app is seen to reach it.
+        ");
     }
 
     #[test]

@@ -211,7 +211,26 @@ mod tests {
         failover.seen.verified = at("41:53.2");
         failover.seen.opened = at("41:53.25");
         let text = ledger(&[open, failover], &TimeZone::UTC);
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string());
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
+        failovers
+        us-east-1 took over from ap-south-1: epoch 2 after 1
+          the new owner's database lacks what ap-south-1 wrote in its last 2.3 s at most, by the newest
+          heartbeat that had arrived before the promotion
+          2026-11-24 21:41:50 +00:00  +0.0 s  the database here was no replica any more
+          2026-11-24 21:41:50 +00:00  +0.4 s  it was proven writable on three connections
+          2026-11-24 21:41:50 +00:00  +0.5 s  the epoch was claimed
+          2026-11-24 21:41:52 +00:00  +2.0 s  nothing of the old owner was waited for any more
+          it is not over
+        us-east-1 took over from ap-south-1: epoch 2 after 1
+          the new owner's database lacks what ap-south-1 wrote in its last 2.3 s at most, by the newest
+          heartbeat that had arrived before the promotion
+          2026-11-24 21:41:50 +00:00  +0.0 s  the database here was no replica any more
+          2026-11-24 21:41:50 +00:00  +0.4 s  it was proven writable on three connections
+          2026-11-24 21:41:50 +00:00  +0.5 s  the epoch was claimed
+          2026-11-24 21:41:52 +00:00  +2.0 s  nothing of the old owner was waited for any more
+          2026-11-24 21:41:53 +00:00  +3.2 s  the app was seen to reach it
+          2026-11-24 21:41:53 +00:00  +3.2 s  users were served
+        ");
         assert_eq!(ledger(&[], &TimeZone::UTC), "");
     }
 

@@ -91,3 +91,26 @@ impl Authority {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    /// As for the rest of the report: a change here is a change of the contract.
+    #[test]
+    fn the_shape_of_the_json() {
+        let mut authority = sample::standby();
+        authority.readiness.as_mut().unwrap().items.truncate(1);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&authority).unwrap());
+    }
+
+    #[test]
+    fn what_is_wrong_is_the_status_of_the_whole() {
+        assert_eq!(sample::standby().level(), Status::Healthy);
+        let level = |state| sample::standby_with(&|said| said.decision.state = state).level();
+        assert_eq!(level(State::Superseded), Status::Unhealthy);
+        assert_eq!((level(State::Unclaimed), level(State::Ambiguous)), (Status::Degraded, Status::Degraded));
+        assert_eq!(sample::standby_with(&|said| said.lag = None).level(), Status::Degraded, "not ready");
+    }
+}

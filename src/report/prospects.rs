@@ -75,6 +75,12 @@ pub(super) fn missing(config: &Config) -> Vec<Missing> {
             "`/health/promoted` answers 503, and nothing takes over from another region",
             "nothing to do if that is meant",
         );
+    } else if config.authority.is_none() {
+        lacks(
+            "no [authority]",
+            "nobody notices a promotion, fences the region that was superseded, or repoints the app",
+            "add the table with `regions`, in an order that never changes, then `dr-agent authority init`",
+        );
     }
     list
 }

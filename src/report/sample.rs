@@ -24,7 +24,7 @@ use crate::probes::Spec;
 use crate::replace::outlook::Outlook;
 use crate::replace::plan::Plan;
 use crate::replace::refusal::Refusal;
-use crate::snapshot::About;
+use crate::snapshot::{About, Snapshot};
 use crate::state::{self, State};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -206,6 +206,12 @@ pub(crate) fn standby() -> super::authority::Authority {
 
 /// The same, after `change`.
 pub(crate) fn standby_with(change: &dyn Fn(&mut Said)) -> super::authority::Authority {
+    let snapshot = standby_snapshot(change);
+    super::authority::Authority::of(&snapshot, snapshot.taken).unwrap()
+}
+
+/// What it is made from.
+pub(crate) fn standby_snapshot(change: &dyn Fn(&mut Said)) -> Snapshot {
     let config = config("us-east-1");
     let place = authority::facts::Place {
         region: "us-east-1".to_owned(),
@@ -240,5 +246,5 @@ pub(crate) fn standby_with(change: &dyn Fn(&mut Said)) -> super::authority::Auth
         owner.publish(now, at());
         now = now + MS(4_000);
     }
-    super::authority::Authority::of(&owner.publish(now, at()), now).unwrap()
+    owner.publish(now, at())
 }

@@ -161,7 +161,7 @@ fn the_shape_of_the_json() {
       "acts": {
         "instance": "the load balancer stops sending it requests, unless no instance passes: then it sends to all",
         "region": "Route 53 keeps this region's record",
-        "promoted": "nobody: this version promotes and fences no region",
+        "promoted": "nobody: Route 53 asks it of the peer region only",
         "replacement": "efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or there is no usable `key_file`: it is only counted; Draining: the instance drains: whoever drains it looks after it; PeersShareIt: no other member is known to be free of the same fault; counted so far as one that would have been replaced: 1"
       },
       "replacement": {

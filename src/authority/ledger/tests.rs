@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::authority::database::Beat;
 use crate::authority::decide::bench::{Bench, claim, read, replica};
+use crate::authority::facts::Across;
 use crate::authority::lag::Measure;
 
 fn at(second: i64) -> Timestamp {
@@ -38,16 +39,16 @@ impl Book {
     /// A look at `second` after these reads of both databases.
     fn look(&mut self, second: u64, own: impl Into<Option<Read>>, other: impl Into<Option<Read>>) -> State {
         self.bench.facts.now = crate::clock::BootTime::from_boot(Duration::from_secs(100 + second));
-        self.bench.own(own).other(other).members(&[]);
-        self.again(second, false)
+        self.bench.own(own).other(other).members(&[]).across(Across::Silent);
+        self.again(second, None)
     }
 
-    fn again(&mut self, second: u64, is_proven: bool) -> State {
+    fn again(&mut self, second: u64, proven: Option<Timestamp>) -> State {
         let decision = self.bench.decide();
         self.lag = Lag::of(&self.bench.facts, &self.bench.memory).or(self.lag.take());
         let (facts, lag, progress) = (&self.bench.facts, self.lag.as_ref(), &Progress::default());
         let at = at(i64::try_from(second).unwrap());
-        self.ledger = self.ledger.after(&Look { facts, decision: &decision, progress, lag, is_proven, at });
+        self.ledger = self.ledger.after(&Look { facts, decision: &decision, progress, lag, proven, at });
         decision.state
     }
 }
@@ -59,8 +60,7 @@ fn promoted() -> Book {
     book.look(0, beating(replica("s", 1), "h", -1, 900), beating(read("t", 1), "h", 0, 100));
     book.look(5, beating(replica("s", 1), "h", 2, 2_500), None);
     assert_eq!(book.look(10, beating(read("s", 1), "h", 2, 7_500), None), State::Unclaimed);
-    book.again(10, true);
-    assert_eq!(book.look(11, beating(read("s", 2), "h", 2, 8_500), None), State::OwnerPending);
+    book.again(10, Some(at(10)));
     let mut second = 11;
     while book.look(second, beating(read("s", 2), "h", 2, 9_000), None) != State::Owner {
         second += 1;

@@ -77,5 +77,9 @@ fn what_would_happen_is_one_sentence() {
     let lacking = lacking.readiness.unwrap();
     assert!(!lacking.ready);
     let closed = sample::standby_with(&|said| said.decision.state = State::Superseded).readiness.unwrap();
-    insta::assert_snapshot!([ready.sentence, lacking.sentence, closed.sentence].join("\n"));
+    insta::assert_snapshot!([ready.sentence, lacking.sentence, closed.sentence].join("\n"), @r"
+    if ap-south-1 died now, Route 53 would send its users here, and once somebody promoted the database it would be claimed as epoch 2 and written to, without the last 1.2 s at most
+    if ap-south-1 died now, Route 53 would send its users here, and that would not go well: authority is STANDBY: this region's database is a replica; the other region's database says that it is the owner; the replica is 300.0 s behind, by the heartbeat
+    if ap-south-1 died now, its users would get 503 here too: this region is superseded and stays closed
+    ");
 }

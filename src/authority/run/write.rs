@@ -9,6 +9,7 @@ use super::super::decide::Records;
 use super::super::facts::Tags;
 use super::super::sql::{Claiming, Swap};
 use super::{TAGS, Task};
+use crate::clock;
 use crate::telemetry::event;
 
 /// `EPOCH/REGION`, a fact, on the own group.
@@ -53,7 +54,7 @@ impl Task {
 
     pub(super) async fn try_claim(&mut self, row: &NewRow, reason: &str) -> Result<Swap, String> {
         let proof = self.own.prove().await.map_err(|unproven| unproven.to_string())?;
-        self.is_proven = true;
+        self.proven = Some(clock::wall());
         if proof.read.server != row.server {
             return Err(format!("the endpoint leads to `{}` now, not to `{}`", proof.read.server, row.server));
         }

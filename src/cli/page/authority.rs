@@ -101,7 +101,25 @@ mod tests {
     fn a_standby_says_whether_it_is_ready() {
         let mut report = sample::well(crate::report::Kind::Live, "us-east-1");
         report.authority = Some(sample::standby());
-        insta::assert_snapshot!(text(&report));
+        insta::assert_snapshot!(text(&report), @r"
+        Who owns the data
+          state          STANDBY, since 2026-11-23 21:42:07 +00:00: this region's database is a replica; the
+                         other region's database says that it is the owner
+          epoch          highest known: epoch 1 of ap-south-1; in the database here, a replica: the same
+          lag            1.2 s, by the heartbeat
+          database       the database here is a replica and has the newest epoch
+          lag            the replica is 1.2 s behind, by the heartbeat
+          link           replication receives and applies
+          efs            the mount is healthy
+          serving        this instance works, and the region answers Route 53 200
+          configuration  both regions have the same configuration
+          capacity       unknown: the members of the group are not known
+          other          the other region answers and reads its database; its database, seen from here, is
+                         writable
+          now            if ap-south-1 died now, Route 53 would send its users here, and once somebody
+                         promoted the database it would be claimed as epoch 2 and written to, without the
+                         last 1.2 s at most
+        ");
         assert_eq!(summary(&report), None);
     }
 

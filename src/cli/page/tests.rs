@@ -29,7 +29,7 @@ fn all_is_well() {
     Verdicts as the agent would give them after this look, and who would act on them
       instance  200 serving       the load balancer sends it requests
       region    200 open          Route 53 keeps this region's record
-      promoted  503 not-promoted  nobody: this version promotes and fences no region
+      promoted  503 not-promoted  nobody: Route 53 asks it of the peer region only
       replaced  no                nothing is unhealthy here
 
     What works now
@@ -86,7 +86,7 @@ fn the_page_of_three_in_the_morning() {
                                   passes: then it sends to all
       region    200 open          Route 53 keeps this region's record
                                   efs fails and no member passes, for 21 s: closes in 39 s if that stays
-      promoted  503 not-promoted  nobody: this version promotes and fences no region
+      promoted  503 not-promoted  nobody: Route 53 asks it of the peer region only
       replaced  no                nothing is unhealthy here
       the running agent answers instance 200 serving: it remembers more than this one look, see
       `dr-agent explain`
@@ -114,7 +114,8 @@ fn a_newcomer_without_a_file() {
       instance  200 serving       the load balancer sends it requests
       region    200 open          Route 53 if it checks this path; with one region there is nowhere to
                                   fail over to
-      promoted  503 not-promoted  nobody: this version promotes and fences no region
+      promoted  503 not-promoted  nobody: with one region, or without a database, promotion and fencing
+                                  are off
       replaced  no                nothing is unhealthy here
 
     What works now
@@ -183,7 +184,7 @@ fn the_running_agent_in_trouble() {
                                   passes: then it sends to all
       region    200 open          Route 53 keeps this region's record
                                   efs fails and no member passes, for 21 s: closes in 39 s if that stays
-      promoted  503 not-promoted  nobody: this version promotes and fences no region
+      promoted  503 not-promoted  nobody: Route 53 asks it of the peer region only
       replaced  no                efs-hung: not replaced: NotEnforcing: `replace.mode` is `observe`, or
                                   there is no usable `key_file`: it is only counted; Draining: the
                                   instance drains: whoever drains it looks after it; PeersShareIt: no

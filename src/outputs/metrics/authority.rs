@@ -77,3 +77,48 @@ pub(super) fn write(page: &mut Page, snapshot: &Snapshot) {
         page.sample(&[], lag::seconds(rpo));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Claim;
+    use crate::authority::said::Said;
+    use crate::clock::wall;
+    use crate::outputs::cloudwatch::Minute;
+    use crate::outputs::metrics::page;
+    use crate::report::sample;
+
+    fn looked(change: &dyn Fn(&mut Said)) -> (String, Vec<(&'static str, f64)>) {
+        let snapshot = sample::standby_snapshot(change);
+        let minute = Minute::of(&snapshot, wall());
+        (page(&snapshot, snapshot.taken), minute.samples.iter().map(|sample| (sample.name, sample.value)).collect())
+    }
+
+    #[test]
+    fn a_ready_standby_says_so_everywhere() {
+        let (page, samples) = looked(&|_| {});
+        for line in [
+            "dr_agent_standby_ready 1",
+            "dr_agent_authority_state{state=\"STANDBY\"} 1",
+            "dr_agent_authority_state{state=\"OWNER\"} 0",
+            "dr_agent_authority_epoch{owner=\"ap-south-1\"} 1",
+            "dr_agent_replica_lag_seconds{by=\"heartbeat\"} 1.2",
+            "dr_agent_readiness{item=\"link\"} 1",
+            "dr_agent_fenced 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in {page}");
+        }
+        assert!(!page.contains("item=\"capacity\""), "what is not known is left out");
+        assert!(samples.contains(&("StandbyReady", 1.0)) && samples.contains(&("ReplicaLagSeconds", 1.2)), "{samples:?}");
+    }
+
+    #[test]
+    fn a_region_that_is_behind_is_not_ready_and_the_owner_is_no_standby() {
+        let (page, samples) = looked(&|said| said.decision.standby_ready = false);
+        assert!(page.contains("\ndr_agent_standby_ready 0\n") && samples.contains(&("StandbyReady", 0.0)), "{samples:?}");
+        let owns = Some(Claim { epoch: 2, region: "us-east-1".to_owned() });
+        let (page, samples) = looked(&|said| said.decision.memory.known.clone_from(&owns));
+        assert!(!page.contains("dr_agent_standby_ready") && !page.contains("dr_agent_readiness"), "{page}");
+        assert!(samples.iter().all(|(name, _)| *name != "StandbyReady"), "{samples:?}");
+    }
+}

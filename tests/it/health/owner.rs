@@ -80,6 +80,7 @@ pub fn config() -> Config {
         repoint: Repoint::default(),
         cloudwatch: None,
         regions: BTreeMap::new(),
+        digest: None,
     }
 }
 
