@@ -102,7 +102,53 @@ mod tests {
     fn the_shape_of_the_json() {
         let mut authority = sample::standby();
         authority.readiness.as_mut().unwrap().items.truncate(1);
-        insta::assert_snapshot!(serde_json::to_string_pretty(&authority).unwrap());
+        insta::assert_snapshot!(serde_json::to_string_pretty(&authority).unwrap(), @r#"
+        {
+          "state": "STANDBY",
+          "since": "2026-11-23T21:42:07Z",
+          "role": "replica",
+          "region": "us-east-1",
+          "other": "ap-south-1",
+          "known": {
+            "epoch": 1,
+            "region": "ap-south-1"
+          },
+          "own": {
+            "epoch": 1,
+            "region": "ap-south-1"
+          },
+          "promoted": false,
+          "standby_ready": true,
+          "why": [
+            "this region's database is a replica",
+            "the other region's database says that it is the owner"
+          ],
+          "alarms": [],
+          "problems": [],
+          "claim": "NotWritable: this region's database is read-only, or a replica",
+          "lag": {
+            "seconds": 1.2,
+            "by": "heartbeat"
+          },
+          "repoint": [
+            "Nothing was decided yet: the app uses what its outputs said before."
+          ],
+          "readiness": {
+            "ready": true,
+            "items": [
+              {
+                "name": "database",
+                "ok": true,
+                "words": "the database here is a replica and has the newest epoch",
+                "needed": true
+              }
+            ],
+            "sentence": "if ap-south-1 died now, Route 53 would send its users here, and once somebody promoted the database it would be claimed as epoch 2 and written to, without the last 1.2 s at most"
+          },
+          "notice": null,
+          "failover": null
+        }
+        "#);
     }
 
     #[test]

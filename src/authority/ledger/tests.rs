@@ -174,7 +174,20 @@ fn people_are_told_in_sentences() {
     failover.region = "h".to_owned();
     (failover.lost_ms, failover.wrote_after_ms) = (Some(0), Some(2_300));
     text.extend([failover.headline(), failover.loss()]);
-    insta::assert_snapshot!(text.join("\n"));
+    insta::assert_snapshot!(text.join("\n"), @r"
+    p took over from h: epoch 2 after 1
+    the new owner's database lacks what h wrote in its last 2.5 s at most, by the newest heartbeat that had arrived before the promotion
+    the new owner's database lacks what h wrote in its last 1.0 s, by the heartbeats in both databases
+    how much was lost is not known until both databases can be read
+    h was superseded by p: epoch 2 after 1
+    the new owner's database has everything that h wrote; this region may have taken writes for 2.3 s after the promotion
+    ");
     let names: Vec<_> = promoted().ledger.failovers[0].steps().into_iter().map(|(name, _)| name).collect();
-    insta::assert_snapshot!(names.join("\n"));
+    insta::assert_snapshot!(names.join("\n"), @r"
+    the database here was no replica any more
+    it was proven writable on three connections
+    the epoch was claimed
+    nothing of the old owner was waited for any more
+    users were served
+    ");
 }

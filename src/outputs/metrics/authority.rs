@@ -80,7 +80,6 @@ pub(super) fn write(page: &mut Page, snapshot: &Snapshot) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::authority::Claim;
     use crate::authority::said::Said;
     use crate::clock::wall;
@@ -109,13 +108,19 @@ mod tests {
             assert!(page.lines().any(|found| found == line), "{line} in {page}");
         }
         assert!(!page.contains("item=\"capacity\""), "what is not known is left out");
-        assert!(samples.contains(&("StandbyReady", 1.0)) && samples.contains(&("ReplicaLagSeconds", 1.2)), "{samples:?}");
+        assert!(
+            samples.contains(&("StandbyReady", 1.0)) && samples.contains(&("ReplicaLagSeconds", 1.2)),
+            "{samples:?}"
+        );
     }
 
     #[test]
     fn a_region_that_is_behind_is_not_ready_and_the_owner_is_no_standby() {
         let (page, samples) = looked(&|said| said.decision.standby_ready = false);
-        assert!(page.contains("\ndr_agent_standby_ready 0\n") && samples.contains(&("StandbyReady", 0.0)), "{samples:?}");
+        assert!(
+            page.contains("\ndr_agent_standby_ready 0\n") && samples.contains(&("StandbyReady", 0.0)),
+            "{samples:?}"
+        );
         let owns = Some(Claim { epoch: 2, region: "us-east-1".to_owned() });
         let (page, samples) = looked(&|said| said.decision.memory.known.clone_from(&owns));
         assert!(!page.contains("dr_agent_standby_ready") && !page.contains("dr_agent_readiness"), "{page}");
