@@ -253,6 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn only_inits_row_is_the_first_one_whatever_its_parent() {
+        use crate::authority::decide::bench::read;
+        let mut claimed = read("t", 1);
+        assert!(Own::of(&claimed, "h").is_first);
+        if let Some(row) = claimed.tables.as_mut().and_then(|tables| tables.newest.as_mut()) {
+            row.kind = Kind::Claim;
+        }
+        assert!(!Own::of(&claimed, "h").is_first, "an operator's claim on an empty table took over from somebody");
+    }
+
+    #[test]
     fn what_is_known_never_falls() {
         let mut memory = owner();
         assert!(!memory.learn(&claim(2), at(20)) && !memory.learn(&claim(3), at(20)));

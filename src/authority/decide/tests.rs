@@ -262,6 +262,12 @@ fn a_new_owner_waits_for_its_members_and_not_for_ever() {
 }
 
 #[test]
+fn an_owner_stays_promoted_while_its_database_reboots() {
+    let decision = owner().after(1).own(None).decide();
+    assert_eq!((decision.state, decision.promoted), (State::Owner, true));
+}
+
+#[test]
 fn taking_over_is_passed_once_an_epoch_here_or_by_a_member() {
     let passed = Word { own: Some(own_word(2, Shows::Writable)), took_over: 2, ..word(State::Owner, 2) };
     let mut bench = pending();
@@ -279,6 +285,7 @@ fn a_higher_epoch_counts_after_the_own_database_was_read_again() {
     bench.memory.promoted = true;
     let heard = bench.after(1).decide();
     assert_eq!((heard.state, heard.promoted, heard.hurries), (State::Owner, false, true), "cleared at once");
+    assert_eq!(heard.gate, Gate::Keep, "nothing opens that is about to be judged");
     let mut unreadable = bench.clone();
     let decision = bench.after(1).own(read("t", 1)).decide();
     let expected = (State::Superseded, Gate::Closed, region("p"), region("p"), RegionRule::Closed, false);
