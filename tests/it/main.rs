@@ -57,6 +57,8 @@ mod replace_members;
 mod replacement_faults;
 // Who names the region.
 mod region;
+// Two regions of real agents on real replication.
+mod regions;
 // The root helper of repointing, the database proxy, the boot gate, and the task that uses them.
 mod repoint;
 // What the agent does when it is told to reload, to end or to pause, and what is left when it is killed.

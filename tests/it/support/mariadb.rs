@@ -34,11 +34,19 @@ impl Server {
 
     /// The same with more options of `mariadbd`.
     pub fn with(extra: &[&str]) -> Self {
-        let server = Self::bare(extra);
+        let server = Self::for_replicas(extra);
         server.sql(&format!(
             "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
-             GRANT REPLICA MONITOR, REPLICATION CLIENT ON *.* TO '{USER}'@'%';
-             CREATE USER '{REPLICATION}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
+             GRANT REPLICA MONITOR, REPLICATION CLIENT ON *.* TO '{USER}'@'%';"
+        ));
+        server
+    }
+
+    /// A primary with TLS that knows of replicas only.
+    pub fn for_replicas(extra: &[&str]) -> Self {
+        let server = Self::bare(extra);
+        server.sql(&format!(
+            "CREATE USER '{REPLICATION}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
              GRANT REPLICATION SLAVE ON *.* TO '{REPLICATION}'@'%';"
         ));
         server
@@ -47,15 +55,33 @@ impl Server {
     /// A replica of `source`, caught up and read-only.
     pub fn replica_of(source: &Self) -> Self {
         let replica = Self::bare(&["--read-only=1"]);
-        replica.sql(&format!(
+        replica.follow(source);
+        replica
+    }
+
+    /// Throws its data away and makes it a replica of `source`, at its old address, from all that `source` ever wrote.
+    pub fn rebuild_as_replica_of(&mut self, source: &Self) {
+        self.kill();
+        let data = self.folder.path().join("data");
+        fs::remove_dir_all(&data).expect("throw the data away");
+        copy(template(), &data);
+        give_to_server(self.folder.path());
+        self.extra.retain(|option| option != "--read-only=1");
+        self.extra.push("--read-only=1".to_owned());
+        self.restart();
+        self.follow(source);
+    }
+
+    /// Replicates from `source`, and catches up.
+    pub fn follow(&self, source: &Self) {
+        self.sql(&format!(
             "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{REPLICATION}',
              MASTER_PASSWORD='{PASSWORD}', MASTER_SSL=1, MASTER_SSL_CA='{}', MASTER_SSL_VERIFY_SERVER_CERT=1,
              MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE;",
             source.port,
             source.ca().display()
         ));
-        replica.catch_up(source);
-        replica
+        self.catch_up(source);
     }
 
     /// Waits until this replica has applied what `source` has now.

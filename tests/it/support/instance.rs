@@ -1,0 +1,234 @@
+//! One instance of a region: nginx with the shipped file, the agent in a boot of its own, the app's files, and what
+//! starts the root helper.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use dr_agent::config::Format;
+use dr_agent::repoint::render;
+use serde_json::Value;
+
+use super::agent::Agent;
+use super::ask::Target;
+use super::imds::Imds;
+use super::nginx::Nginx;
+use super::site::{self, Scratch};
+use super::{agent_binary, eventually};
+
+/// An instance. Dropped, everything of it ends.
+#[derive(Debug)]
+pub struct Instance {
+    pub id: String,
+    pub region: &'static str,
+    pub agent: Agent,
+    pub nginx: Nginx,
+    /// What stands for systemd's path unit.
+    pub unit: Option<PathUnit>,
+    imds: Imds,
+    is_running: bool,
+    boots: u32,
+}
+
+impl Instance {
+    /// A machine that has just started, with nothing of an earlier one, and no agent yet.
+    pub fn launch(id: &str, region: &'static str, group: &str) -> Self {
+        let scratch = Scratch::new();
+        for dir in ["app", "control", "helper"] {
+            fs::create_dir(scratch.path(dir)).expect("create a folder");
+        }
+        let nginx = site::start(&scratch, "", "");
+        let imds = Imds::of(id, &format!("{region}a"), group);
+        let agent = Agent::new(scratch, "");
+        fs::copy("/etc/hosts", agent.scratch.path("hosts")).expect("copy the hosts");
+        let mut instance =
+            Self { id: id.to_owned(), region, agent, nginx, unit: None, imds, is_running: false, boots: 0 };
+        instance.reboot();
+        instance
+    }
+
+    /// The machine starts anew: another boot id, an empty `/run`; what is on disk stays.
+    pub fn reboot(&mut self) {
+        self.kill();
+        self.unit = None;
+        self.boots += 1;
+        let id = self.id.trim_start_matches("i-");
+        write(&self.boot_file(), &format!("{id}-0000-4000-8000-{:012x}\n", self.boots));
+        for dir in ["control", "control-result", "http"] {
+            drop(fs::remove_dir_all(self.agent.scratch.path(dir)));
+        }
+        // As systemd-tmpfiles does it.
+        drop(fs::remove_file(self.agent.scratch.markers().join("promoted")));
+        fs::create_dir(self.agent.scratch.path("control")).expect("create a folder");
+        self.unit = Some(PathUnit::of(self));
+    }
+
+    fn boot_file(&self) -> PathBuf {
+        self.agent.scratch.path("boot_id")
+    }
+
+    /// Names as this machine resolves them.
+    pub fn hosts(&self, text: &str) {
+        write(&self.agent.scratch.path("hosts"), text);
+    }
+
+    pub fn runs(&self) -> bool {
+        self.is_running
+    }
+
+    /// Starts the agent and does not wait for anything.
+    pub fn start(&mut self, variables: &[(String, String)]) {
+        let scratch = &self.agent.scratch;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c"]).arg(
+            "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"",
+        );
+        command.args([self.boot_file(), scratch.path("hosts")]);
+        command.args([agent_binary(), "run", "--config"]).arg(self.agent.config());
+        command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.imds.endpoint());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        self.agent.spawn_as(&mut command);
+        self.is_running = true;
+    }
+
+    /// SIGKILL for the agent.
+    pub fn kill(&mut self) {
+        self.agent.kill();
+        self.is_running = false;
+    }
+
+    /// A command of the agent's; its output.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(agent_binary());
+        command.args(arguments).arg("--config").arg(self.agent.config());
+        command.stdin(Stdio::null()).output().expect("run the agent")
+    }
+
+    /// The code that nginx answers; 0 for none.
+    pub fn code(&self, path: &str) -> u16 {
+        Target::port(self.nginx.port).get(path).map_or(0, |answer| answer.status)
+    }
+
+    /// The state as the agent keeps it on disk; looking at it wakes nobody.
+    pub fn state(&self) -> String {
+        self.memory()["state"].as_str().unwrap_or("-").to_owned()
+    }
+
+    /// What authority remembers, from disk.
+    pub fn memory(&self) -> Value {
+        let text = fs::read_to_string(self.agent.scratch.state().join("state.json")).unwrap_or_default();
+        serde_json::from_str::<Value>(&text).map_or(Value::Null, |mut state| state["authority"].take())
+    }
+
+    /// The port of the writer that the app finds in its files: `None` without files, words where they differ.
+    pub fn writer(&self) -> Option<Result<Option<u16>, String>> {
+        let text = |name: &str| fs::read_to_string(self.agent.scratch.path("app").join(name)).ok();
+        let (env, json) = (text("database.env")?, text("database.json").unwrap_or_default());
+        let port = |format, text: &str| render::endpoints(format, text).map(|found| found.0.map(|at| at.port));
+        Some(match (port(Format::Env, &env), port(Format::Json, &json)) {
+            (Some(env), Some(json)) if env == json => Ok(env),
+            (env, json) => Err(format!("env says {env:?} and json {json:?}")),
+        })
+    }
+}
+
+/// What a command said.
+pub fn outcome(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+fn write(path: &PathBuf, text: &str) {
+    // In place: it may be mounted elsewhere.
+    fs::write(path, text).expect("write a file");
+}
+
+/// What systemd's path unit does: it starts the helper when the request is written. What is written while the helper
+/// runs it does not see.
+#[derive(Debug)]
+pub struct PathUnit {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PathUnit {
+    pub fn of(instance: &Instance) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, request) = (Arc::clone(&stop), instance.agent.scratch.path("control/request/repoint-apply"));
+        let mut helper = Command::new(agent_binary());
+        helper
+            .args(["helper", "repoint-apply", "--config"])
+            .arg(instance.agent.config())
+            .env("STATE_DIRECTORY", instance.agent.scratch.path("helper"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let written = move || fs::metadata(&request).map(|meta| (meta.mtime(), meta.mtime_nsec())).ok();
+        let thread = thread::spawn(move || {
+            let mut seen = None;
+            while !stopped.load(Ordering::SeqCst) {
+                if written() != seen {
+                    seen = written();
+                    drop(helper.status());
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for PathUnit {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Users who ask one nginx for the shop's page, one after the other, until it is dropped.
+#[derive(Debug)]
+pub struct Users {
+    codes: Arc<Mutex<Vec<u16>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Users {
+    pub fn of(nginx: &Nginx) -> Self {
+        let (codes, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, stopped, target) = (Arc::clone(&codes), Arc::clone(&stop), Target::port(nginx.port));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                let code = target.get("/").map_or(0, |answer| answer.status);
+                seen.lock().expect("no panic").push(code);
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Self { codes, stop, thread: Some(thread) }
+    }
+
+    /// What they were answered since the last time, of at least so many.
+    pub fn answers(&self, least: usize) -> Vec<u16> {
+        eventually("users ask", || {
+            let count = self.codes.lock().expect("no panic").len();
+            if count >= least { Ok(()) } else { Err(format!("{count} of {least}")) }
+        });
+        std::mem::take(&mut self.codes.lock().expect("no panic"))
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
