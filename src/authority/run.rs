@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,7 @@ mod write;
 
 pub use order::{Answer, No, Order, Question, summary};
 use setup::Setup;
-use write::read_tags;
+use write::{Written, read_tags};
 
 /// Between two rounds that follow each other at once.
 const AT_ONCE: Duration = Duration::from_millis(250);
@@ -46,7 +47,7 @@ const AT_ONCE: Duration = Duration::from_millis(250);
 /// The heartbeat row is written this often.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// What the tags of the group may take. Nothing that opens waits for them.
+/// What reading the group's tags may take, and writing each of them. Nothing that opens waits for what is written.
 const TAGS: Duration = Duration::from_secs(2);
 
 /// An instance whose group nobody has named by then has none.
@@ -132,6 +133,8 @@ struct Task {
     ledger: Arc<Ledger>,
     /// When three connections have proven the database writable since the last look.
     proven: Option<Timestamp>,
+    /// Tags that are being written.
+    tagging: JoinSet<Written>,
     began: BootTime,
 }
 
@@ -162,6 +165,7 @@ impl Task {
             lag: None,
             ledger: Arc::clone(&snapshot.state.ledger),
             proven: None,
+            tagging: JoinSet::new(),
             began: now,
             setup,
             channels,
@@ -284,6 +288,7 @@ impl Task {
     async fn decide(&mut self) {
         let snapshot = Arc::clone(&self.channels.snapshots.borrow());
         let progress = Arc::clone(&self.channels.progress.borrow());
+        self.hear_tagged();
         self.facts.now = BootTime::now();
         self.facts.group = self.group(&snapshot);
         self.facts.applied = self.applied(&snapshot, &progress);

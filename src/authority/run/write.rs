@@ -1,5 +1,7 @@
 //! What the task writes: durable records, claims, the heartbeat; and the tags of the group, which it reads too.
 
+use std::collections::BTreeSet;
+
 use tokio::time::timeout;
 
 use super::super::Claim;
@@ -9,6 +11,7 @@ use super::super::decide::Records;
 use super::super::facts::Tags;
 use super::super::sql::{Claiming, Swap};
 use super::{TAGS, Task};
+use crate::aws::Aws;
 use crate::clock;
 use crate::telemetry::event;
 
@@ -27,23 +30,26 @@ impl Task {
             self.note("superseded", result.err().map(|error| error.to_string()));
         }
         let Some(group) = self.group_name() else { return };
-        let Some(tagged) = &mut self.facts.tags else { return };
-        let region = self.setup.place.region.as_str();
-        let mut failed = None;
-        if let Some(claim) = &records.epoch_tag {
-            match timeout(TAGS, self.channels.aws.tag(region, &group, EPOCH_TAG, &claim.to_string())).await {
-                Ok(Ok(())) => tagged.stands.epoch = Some(claim.clone()),
-                _ => failed = Some(format!("the tag `{EPOCH_TAG}` could not be written")),
+        // One attempt at a time, and nobody waits for it: no AWS is on the path of a round, a beat or a claim.
+        if self.tagging.is_empty() && (records.epoch_tag.is_some() || records.roll_tag.is_some()) {
+            let (aws, region) = (self.channels.aws.clone(), self.setup.place.region.clone());
+            self.tagging.spawn(tag(aws, region, group, records.clone()));
+        }
+    }
+
+    /// Takes in what became of the tags.
+    pub(super) fn hear_tagged(&mut self) {
+        while let Some(done) = self.tagging.try_join_next() {
+            let Ok(written) = done else { continue };
+            self.note("tags", written.failed);
+            let Some(tagged) = &mut self.facts.tags else { continue };
+            if written.epoch.is_some() {
+                tagged.stands.epoch = written.epoch;
+            }
+            if let Some(roll) = written.roll {
+                tagged.stands.roll = roll;
             }
         }
-        if let Some(roll) = &records.roll_tag {
-            let text = roll.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-            match timeout(TAGS, self.channels.aws.tag(region, &group, ROLL_TAG, &text)).await {
-                Ok(Ok(())) => tagged.stands.roll.clone_from(roll),
-                _ => failed = Some(format!("the tag `{ROLL_TAG}` could not be written")),
-            }
-        }
-        self.note("tags", failed);
     }
 
     /// Writes the next epoch, after three fresh connections have proven the database writable.
@@ -91,6 +97,34 @@ impl Task {
             self.problems.insert(mark + &problem);
         }
     }
+}
+
+/// What became of an attempt to write the tags: what stands there now, as far as it was to be changed.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    epoch: Option<Claim>,
+    roll: Option<BTreeSet<String>>,
+    failed: Option<String>,
+}
+
+/// Writes the tags, each within [`TAGS`].
+async fn tag(aws: Aws, region: String, group: String, records: Records) -> Written {
+    let mut written = Written::default();
+    let vain = |tag: &str| Some(format!("the tag `{tag}` could not be written"));
+    if let Some(claim) = records.epoch_tag {
+        match timeout(TAGS, aws.tag(&region, &group, EPOCH_TAG, &claim.to_string())).await {
+            Ok(Ok(())) => written.epoch = Some(claim),
+            _ => written.failed = vain(EPOCH_TAG),
+        }
+    }
+    if let Some(roll) = records.roll_tag {
+        let text = roll.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        match timeout(TAGS, aws.tag(&region, &group, ROLL_TAG, &text)).await {
+            Ok(Ok(())) => written.roll = Some(roll),
+            _ => written.failed = vain(ROLL_TAG),
+        }
+    }
+    written
 }
 
 pub(super) fn read_tags(tags: &[(String, String)]) -> Tags {
