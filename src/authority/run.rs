@@ -365,7 +365,7 @@ impl Task {
         };
         let left = self.steps(&decision);
         // What is open to somebody else is closed before anything opens.
-        if left.contains(&Step::StopWriter) {
+        if left.contains(&Step::StopWriter) && !self.is_asked_again(&decision, &writer) {
             writer = repoint::decision::Target::None;
         } else if left.iter().any(|step| matches!(step, Step::Claim(_)))
             && matches!(writer, repoint::decision::Target::Region(_))
@@ -390,6 +390,20 @@ impl Task {
             let result = self.own.release(&self.setup.place.region, until).await;
             self.note("release", result.err().map(|error| error.to_string()));
         }
+    }
+
+    /// What the outputs say is not known since the machine started, and what is wanted now is what was decided last: asked
+    /// for once more it changes nothing where it was carried out, and its result tells.
+    fn is_asked_again(&self, decision: &Decision, writer: &repoint::decision::Target) -> bool {
+        let progress = self.channels.progress.borrow();
+        let current = progress.plan.current.as_ref().filter(|_| progress.plan.present.is_none());
+        current.is_some_and(|current| {
+            let last = &current.decision;
+            current.old.is_none()
+                && last.writer == *writer
+                && last.epoch == decision.memory.known_epoch()
+                && last.state == decision.state.name()
+        })
     }
 
     fn want(&self, decision: &Decision, writer: repoint::decision::Target) {
@@ -437,9 +451,16 @@ impl Task {
     }
 
     fn applied(&self, snapshot: &Snapshot, progress: &Progress) -> Applied {
-        // An app that nobody has repointed yet writes to its own region's database.
-        let known = progress.plan.writers().filter(|_| self.setup.has_outputs);
-        let writers = known.unwrap_or_else(|| [self.setup.place.region.clone()].into());
+        let place = &self.setup.place;
+        let writers = match progress.plan.writers().filter(|_| self.setup.has_outputs) {
+            Some(writers) => writers,
+            // Decided in an earlier life, and since the machine started nobody has told whether it was carried out.
+            None if self.setup.has_outputs && progress.plan.current.is_some() => {
+                [place.region.clone(), place.other.clone()].into()
+            }
+            // An app that nobody has repointed yet writes to its own region's database.
+            None => [place.region.clone()].into(),
+        };
         Applied {
             gate_closed: snapshot.gate_closed,
             writers,
