@@ -27,11 +27,15 @@ pub(super) fn row<'a>(read: &'a Read, region: &str) -> Option<&'a Closing> {
     read.tables.as_ref()?.closing.iter().find(|row| row.region == region && !row.is_drill)
 }
 
+/// The drill of `region` that a read shows in force.
+pub(super) fn drill<'a>(read: &'a Read, region: &str) -> Option<&'a Closing> {
+    let rows = &read.tables.as_ref()?.closing;
+    rows.iter().find(|row| row.region == region && row.is_drill && row.is_in_force)
+}
+
 /// A drill of this region is in force, as the last read showed.
 pub(super) fn is_drill(facts: &Facts) -> bool {
-    let tables = facts.own.seen.as_ref().and_then(|seen| seen.read.tables.as_ref());
-    let mut rows = tables.into_iter().flat_map(|tables| &tables.closing);
-    rows.any(|row| row.region == facts.place.region && row.is_drill && row.is_in_force)
+    facts.own.seen.as_ref().is_some_and(|seen| drill(&seen.read, &facts.place.region).is_some())
 }
 
 /// Judges this region's close. It binds whoever owns the region's database or is about to.

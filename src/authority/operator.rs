@@ -49,6 +49,7 @@ refused! {
     OtherSilent: "the other region does not answer";
     OtherNoReplica: "the other region's database is no replica that can be read";
     OtherLags: "the other region's database is more than a minute behind";
+    Closing: "a planned close is in force, which a drill would end: `dr-agent fence release` ends it";
 }
 
 impl fmt::Display for Refused {
@@ -110,6 +111,7 @@ pub fn release(facts: &Facts, decision: &Decision) -> Result<Release, Refused> {
     if decision.state == State::Owner {
         let seen = facts.own.fresh().ok_or(Refused::Unread)?;
         let close = closing::row(&seen.read, &facts.place.region).filter(|row| !row.is_released);
+        let close = close.or_else(|| closing::drill(&seen.read, &facts.place.region));
         return close.map(|row| Release::EndClose(row.until)).ok_or(Refused::NothingToRelease);
     }
     claim(facts, decision).map(Release::Claim)
@@ -140,6 +142,15 @@ pub fn other_ready(facts: &Facts) -> Result<(), Refused> {
     let replica = facts.other.as_ref().and_then(|other| other.fresh());
     let lag = replica.and_then(|seen| seen.read.lag_seconds);
     if lag.is_some_and(|lag| lag > READY_LAG_SECONDS) { Err(Refused::OtherLags) } else { Ok(()) }
+}
+
+/// `drill`: whether its row may be written. There is one row a region, and a drill in the place of a close would open.
+///
+/// # Errors
+/// As for a close, and when one is in force.
+pub fn drill(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
+    close(facts, decision)?;
+    if decision.memory.close.obeyed.is_some() { Err(Refused::Closing) } else { Ok(()) }
 }
 
 /// How far a planned close has come. When all of it is done the other region can be promoted without loss.
@@ -279,6 +290,19 @@ mod tests {
         let until = closed.tables.as_ref().unwrap().closing[0].until;
         let decision = bench.own(closed).decide();
         assert_eq!(release(&bench.facts, &decision), Ok(Release::EndClose(until)));
+        assert_eq!(drill(&bench.facts, &decision), Err(Refused::Closing));
+        assert_eq!(close(&bench.facts, &decision), Ok(()), "a close may be made longer");
+
+        let mut bench = owner();
+        let mut rehearsal = closing(read("s", 2), "p", true);
+        rehearsal.tables.as_mut().unwrap().closing[0].is_drill = true;
+        let decision = bench.own(rehearsal.clone()).decide();
+        assert_eq!(release(&bench.facts, &decision), Ok(Release::EndClose(until)), "a drill ends likewise");
+        rehearsal.tables.as_mut().unwrap().closing[0].is_in_force = false;
+        let decision = bench.own(rehearsal).decide();
+        assert_eq!(release(&bench.facts, &decision), Err(Refused::NothingToRelease), "it has ended");
+        let closed = closing(read("s", 2), "p", true);
+        let decision = bench.own(closed).decide();
         assert_eq!(decision.memory.known, Some(epoch_of(2)));
     }
 

@@ -128,7 +128,8 @@ impl Task {
                 }),
             },
             Order::Close { reason, seconds, is_drill, force } => {
-                operator::close(&self.facts, &decision)?;
+                let may = if *is_drill { operator::drill } else { operator::close };
+                may(&self.facts, &decision)?;
                 if *is_drill && !force {
                     operator::other_ready(&self.facts)?;
                 }
