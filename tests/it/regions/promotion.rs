@@ -1,7 +1,35 @@
-//! The replica is promoted while the old primary lives, and while it does not.
+//! From the first row to a promotion while the old primary lives.
 
 use super::*;
 use crate::support::ask::Target;
+use crate::support::aws_proxy::{AwsProxy, Fault};
+use crate::support::eventually;
+
+#[test]
+fn before_init_nothing_changes_and_init_cuts_no_session() {
+    let mut site = Site::build([1, 1]);
+    site.grant();
+    site.bootstrap();
+    let mut session = Session::open(&site.databases[HOME]);
+    site.start_agents();
+    site.is(HOME, UNINITIALISED);
+    site.is(PEER, UNINITIALISED);
+    let env = site.groups[HOME][0].shop().files.join("database.env");
+    let untouched = std::fs::read_to_string(&env).unwrap();
+    let users = Users::of(&site.groups[HOME][0].nginx);
+    // A restart and a promotion are nothing to agents that nobody has asked.
+    site.restart(HOME);
+    site.is(HOME, UNINITIALISED);
+    assert_eq!(std::fs::read_to_string(&env).unwrap(), untouched);
+    assert!(site.epochs(HOME).is_empty());
+
+    site.init();
+    assert_eq!(site.epochs(HOME), ["1 home init"]);
+    assert!(users.answers(50).iter().all(|code| *code == 200), "nothing was closed at any time");
+    assert!(session.lives(&site.databases[HOME]), "and no session was cut");
+    let again = site.groups[HOME][0].command(&["authority", "init", "--reason", "once more"]);
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("AlreadyInitialised"));
+}
 
 #[test]
 fn a_promotion_is_claimed_once_and_the_old_region_is_closed() {
@@ -13,13 +41,69 @@ fn a_promotion_is_claimed_once_and_the_old_region_is_closed() {
 
     site.databases[PEER].promote_as_rds();
     site.is(PEER, OWNER_AT_PEER);
-    assert_eq!(site.epochs(PEER), ["1 a-1 init", "2 b-1 promotion"], "two agents, one row");
+    assert_eq!(site.epochs(PEER), ["1 home init", "2 peer promotion"], "two agents, one row");
     site.is(HOME, FENCED);
     let page = Target::port(site.groups[HOME][0].nginx.port).get("/").expect("an answer");
     assert_eq!((page.status, page.header("Retry-After")), (503, Some("30")), "{page:?}");
-    let recorded = site.databases[HOME].sql("SELECT region, epoch, by_epoch, by_region FROM dr_agent.superseded");
-    assert_eq!(recorded, "a-1\t1\t2\tb-1");
+    let recorded = site.databases[HOME].sql("SELECT epoch, by_epoch FROM dr_agent.superseded");
+    assert_eq!(recorded, "1\t2");
     site.order(PEER, 3).expect("an order at the new owner");
     assert_eq!(site.orders(PEER), [1, 2, 3]);
     assert_eq!(site.orders(HOME), [1, 2], "nothing was written to the old one");
+}
+
+#[test]
+fn an_aws_that_hangs_is_waited_for_by_nobody() {
+    let aws = AwsProxy::start(crate::support::regions::NOBODY);
+    aws.fail("", Fault::Hang);
+    let mut site = Site::build([1, 1]);
+    site.variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
+    site.variables.push(("AWS_ENDPOINT_URL".to_owned(), aws.endpoint()));
+    site.grant();
+    site.start_agents();
+    site.init();
+    site.enrolled(PEER);
+    // The tag cannot be written, and is tried again and again: the heart beats meanwhile, each second.
+    let beat = || site.databases[HOME].sql("SELECT at FROM dr_agent.heartbeat");
+    let tried = || aws.count("CreateOrUpdateTags");
+    eventually("a tag is tried", || if tried() > 0 { Ok(()) } else { Err("not yet") });
+    for _ in 0..3 {
+        let (before, at) = (tried(), beat());
+        eventually("another attempt", || if tried() > before { Ok(()) } else { Err("not yet") });
+        assert_ne!(beat(), at, "no heart has beaten between two attempts");
+    }
+    site.databases[PEER].promote_as_rds();
+    site.is(PEER, OWNER_AT_PEER);
+    site.is(HOME, FENCED);
+}
+
+#[test]
+fn an_agent_that_is_killed_again_and_again_ends_as_if_nothing_had_been() {
+    let mut site = Site::initialised([1, 2]);
+    site.enrolled(PEER);
+    site.order(HOME, 1).expect("an order");
+    site.databases[PEER].catch_up(&site.databases[HOME]);
+    site.databases[PEER].promote_as_rds();
+    // Both agents of the peer, at instants that have nothing to do with what they do.
+    let mut wait = 1u64;
+    for _ in 0..12 {
+        for number in 0..2 {
+            wait = wait * 48271 % 0x7fff_ffff;
+            std::thread::sleep(std::time::Duration::from_millis(wait % 700));
+            site.groups[PEER][number].kill();
+            site.start_agent(PEER, number);
+        }
+    }
+    site.is(PEER, OWNER_AT_PEER);
+    site.is(HOME, FENCED);
+    assert_eq!(site.epochs(PEER), ["1 home init", "2 peer promotion"]);
+    // Home likewise, in the middle of being fenced or after it.
+    for _ in 0..6 {
+        wait = wait * 48271 % 0x7fff_ffff;
+        std::thread::sleep(std::time::Duration::from_millis(wait % 700));
+        site.restart(HOME);
+    }
+    site.is(HOME, FENCED);
+    site.order(PEER, 2).expect("an order at the new owner");
+    assert_eq!((site.orders(HOME), site.orders(PEER)), (vec![1], vec![1, 2]));
 }

@@ -5,21 +5,19 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dr_agent::config::Format;
-use dr_agent::repoint::render;
 use serde_json::Value;
 
 use super::agent::Agent;
-use super::ask::Target;
+use super::agent_binary;
 use super::imds::Imds;
 use super::nginx::Nginx;
+use super::shop::Shop;
 use super::site::{self, Scratch};
-use super::{agent_binary, eventually};
 
 /// An instance. Dropped, everything of it ends.
 #[derive(Debug)]
@@ -55,6 +53,7 @@ impl Instance {
     /// The machine starts anew: another boot id, an empty `/run`; what is on disk stays.
     pub fn reboot(&mut self) {
         self.kill();
+        self.nginx.kill();
         self.unit = None;
         self.boots += 1;
         let id = self.id.trim_start_matches("i-");
@@ -81,7 +80,7 @@ impl Instance {
         self.is_running
     }
 
-    /// Starts the agent and does not wait for anything.
+    /// Starts the agent, and after a boot what starts after it: the boot gate, then nginx.
     pub fn start(&mut self, variables: &[(String, String)]) {
         let scratch = &self.agent.scratch;
         let mut command = Command::new("unshare");
@@ -94,6 +93,18 @@ impl Instance {
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         self.agent.spawn_as(&mut command);
         self.is_running = true;
+        if !self.nginx.runs() {
+            let mut gate = Command::new("unshare");
+            gate.args(["--mount", "sh", "-c"])
+                .arg("mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"")
+                .arg(self.boot_file())
+                .args([agent_binary(), "helper", "gate-open", "--wait", "12s", "--config"])
+                .arg(self.agent.config())
+                .env("STATE_DIRECTORY", self.agent.scratch.path("helper"));
+            let output = gate.stdin(Stdio::null()).output().expect("run the gate");
+            assert!(output.status.success(), "{}", outcome(&output));
+            self.nginx.start_again();
+        }
     }
 
     /// SIGKILL for the agent.
@@ -109,11 +120,6 @@ impl Instance {
         command.stdin(Stdio::null()).output().expect("run the agent")
     }
 
-    /// The code that nginx answers; 0 for none.
-    pub fn code(&self, path: &str) -> u16 {
-        Target::port(self.nginx.port).get(path).map_or(0, |answer| answer.status)
-    }
-
     /// The state as the agent keeps it on disk; looking at it wakes nobody.
     pub fn state(&self) -> String {
         self.memory()["state"].as_str().unwrap_or("-").to_owned()
@@ -125,15 +131,9 @@ impl Instance {
         serde_json::from_str::<Value>(&text).map_or(Value::Null, |mut state| state["authority"].take())
     }
 
-    /// The port of the writer that the app finds in its files: `None` without files, words where they differ.
-    pub fn writer(&self) -> Option<Result<Option<u16>, String>> {
-        let text = |name: &str| fs::read_to_string(self.agent.scratch.path("app").join(name)).ok();
-        let (env, json) = (text("database.env")?, text("database.json").unwrap_or_default());
-        let port = |format, text: &str| render::endpoints(format, text).map(|found| found.0.map(|at| at.port));
-        Some(match (port(Format::Env, &env), port(Format::Json, &json)) {
-            (Some(env), Some(json)) if env == json => Ok(env),
-            (env, json) => Err(format!("env says {env:?} and json {json:?}")),
-        })
+    /// Its app.
+    pub fn shop(&self) -> Shop {
+        Shop { files: self.agent.scratch.path("app"), port: self.nginx.port }
     }
 }
 
@@ -184,47 +184,6 @@ impl PathUnit {
 }
 
 impl Drop for PathUnit {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
-/// Users who ask one nginx for the shop's page, one after the other, until it is dropped.
-#[derive(Debug)]
-pub struct Users {
-    codes: Arc<Mutex<Vec<u16>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Users {
-    pub fn of(nginx: &Nginx) -> Self {
-        let (codes, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (seen, stopped, target) = (Arc::clone(&codes), Arc::clone(&stop), Target::port(nginx.port));
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                let code = target.get("/").map_or(0, |answer| answer.status);
-                seen.lock().expect("no panic").push(code);
-                thread::sleep(Duration::from_millis(10));
-            }
-        });
-        Self { codes, stop, thread: Some(thread) }
-    }
-
-    /// What they were answered since the last time, of at least so many.
-    pub fn answers(&self, least: usize) -> Vec<u16> {
-        eventually("users ask", || {
-            let count = self.codes.lock().expect("no panic").len();
-            if count >= least { Ok(()) } else { Err(format!("{count} of {least}")) }
-        });
-        std::mem::take(&mut self.codes.lock().expect("no panic"))
-    }
-}
-
-impl Drop for Users {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {

@@ -23,6 +23,8 @@ pub struct Server {
     process: Process,
     folder: TempDir,
     pub port: u16,
+    /// Its `server_id`: a rebuilt server is another one, or it would skip what it wrote in its earlier life.
+    id: u32,
     extra: Vec<String>,
 }
 
@@ -68,6 +70,7 @@ impl Server {
         give_to_server(self.folder.path());
         self.extra.retain(|option| option != "--read-only=1");
         self.extra.push("--read-only=1".to_owned());
+        self.id += 100_000;
         self.restart();
         self.follow(source);
     }
@@ -87,9 +90,12 @@ impl Server {
     /// Waits until this replica has applied what `source` has now.
     pub fn catch_up(&self, source: &Self) {
         let position = source.sql("SELECT @@gtid_binlog_pos");
-        eventually("the replica catches up", || match self.sql("SELECT @@gtid_slave_pos") {
-            applied if applied == position => Ok(()),
-            applied => Err(format!("it is at `{applied}`, not `{position}`")),
+        // The source may have written more since.
+        eventually("the replica catches up", || {
+            match self.sql(&format!("SELECT MASTER_GTID_WAIT('{position}', 1)")).as_str() {
+                "0" => Ok(()),
+                _ => Err(format!("it is at `{}`, not `{position}`", self.sql("SELECT @@gtid_slave_pos"))),
+            }
         });
     }
 
@@ -100,8 +106,9 @@ impl Server {
         give_to_server(folder.path());
         let port = free_port();
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
-        let process = launch(folder.path(), port, &extra);
-        let server = Self { process, folder, port, extra };
+        let id = u32::from(port);
+        let process = launch(folder.path(), port, id, &extra);
+        let server = Self { process, folder, port, id, extra };
         server.wait();
         server
     }
@@ -176,7 +183,7 @@ impl Server {
 
     /// Starts a killed one again, on its data and its port.
     pub fn restart(&mut self) {
-        self.process = launch(self.folder.path(), self.port, &self.extra);
+        self.process = launch(self.folder.path(), self.port, self.id, &self.extra);
         self.wait();
     }
 
@@ -194,7 +201,7 @@ impl Server {
     }
 }
 
-fn launch(folder: &Path, port: u16, extra: &[String]) -> Process {
+fn launch(folder: &Path, port: u16, id: u32, extra: &[String]) -> Process {
     let log = fs::File::create(folder.join("log")).expect("create the log");
     let path = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new(server_binary());
@@ -207,7 +214,7 @@ fn launch(folder: &Path, port: u16, extra: &[String]) -> Process {
             [("ca", "ca.pem"), ("cert", "server.pem"), ("key", "server.key")]
                 .map(|(o, n)| format!("--ssl-{o}={}", path(n))),
         )
-        .args([format!("--port={port}"), format!("--server-id={port}")])
+        .args([format!("--port={port}"), format!("--server-id={id}")])
         .args(["--bind-address=127.0.0.1,127.0.0.2", "--skip-name-resolve", "--log-bin=binlog", "--log-warnings=2"])
         .arg("--log-slave-updates")
         // Small and quick; nothing here is worth keeping.
@@ -226,7 +233,7 @@ fn launch(folder: &Path, port: u16, extra: &[String]) -> Process {
 pub struct Certificates;
 
 impl Certificates {
-    /// Writes `ca.pem`, `ca.key`, `server.pem` and `server.key`, the latter for `localhost` and 127.0.0.1.
+    /// Writes `ca.pem`, `ca.key`, `server.pem` and `server.key`, the latter for `localhost`, `database.test` and 127.0.0.1.
     pub fn make(folder: &Path) {
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"];
         openssl(
@@ -234,8 +241,12 @@ impl Certificates {
             &[&["req", "-x509", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"], &key[..]],
         );
         let server = ["req", "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=test server"];
-        let names =
-            ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
+        let names = [
+            "-addext",
+            "subjectAltName=DNS:localhost,DNS:database.test,IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ];
         openssl(folder, &[&server[..], &names[..], &["-keyout", "server.key", "-out", "server.pem"], &key[..]]);
     }
 }

@@ -20,6 +20,7 @@ pub mod nginx;
 pub mod regions;
 pub mod repoint;
 pub mod served;
+pub mod shop;
 pub mod site;
 pub mod tcp;
 

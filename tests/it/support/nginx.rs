@@ -69,6 +69,11 @@ impl Nginx {
         error_log(self.folder.path())
     }
 
+    /// It was not stopped.
+    pub fn runs(&self) -> bool {
+        self.master.is_some()
+    }
+
     pub fn master(&self) -> u32 {
         self.master.as_ref().expect("nginx was stopped").id()
     }

@@ -3,25 +3,28 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use dr_agent::config::{Format, HostPort};
 use dr_agent::group::membership::{self, Member, Membership};
+use dr_agent::repoint::render::{self, Content};
 use serde_json::Value;
 
 use super::agent_binary;
 use super::instance::{Instance, outcome};
 use super::mariadb::{PASSWORD, Server, USER};
+use super::shop::{APP, Buyers};
 use super::site::Scratch;
 use super::within;
 
 /// The region that has the traffic at first, and the other one.
 pub const HOME: usize = 0;
 pub const PEER: usize = 1;
-pub const NAMES: [&str; 2] = ["a-1", "b-1"];
+pub const NAMES: [&str; 2] = ["us-east-1", "eu-west-1"];
 
-/// The app's account, which its users' writes come from.
-pub const APP: &str = "shop";
+/// As tests call them.
+pub const WORDS: [&str; 2] = ["home", "peer"];
 
 /// A database starts again, three rounds pass, and the machine is busy.
 pub const LONG: Duration = Duration::from_secs(90);
@@ -40,6 +43,8 @@ pub struct Site {
     pub hosts: [[&'static str; 2]; 2],
     /// A region whose agents do not reach the other one at all.
     pub is_isolated: [bool; 2],
+    /// By region: the names that its instances can resolve, as in `/etc/hosts`; empty for the machine's own.
+    pub names: [String; 2],
     /// Variables of every agent.
     pub variables: Vec<(String, String)>,
     /// TOML of `[authority]` beside the regions.
@@ -49,6 +54,21 @@ pub struct Site {
 }
 
 impl Site {
+    /// The app's files are there, as a bootstrap writes them: home's database is the writer.
+    pub fn bootstrap(&self) {
+        for (region, group) in self.groups.iter().enumerate() {
+            let at =
+                |of: usize| Some(HostPort { host: self.hosts[region][of].to_owned(), port: self.ports[region][of] });
+            let content = Content { writer: at(HOME), reader: at(region), state: "none".to_owned(), epoch: 0 };
+            for instance in group {
+                for (format, name) in [(Format::Env, "database.env"), (Format::Json, "database.json")] {
+                    let path = instance.agent.scratch.path("app").join(name);
+                    fs::write(path, render::text(format, &content, &[])).expect("write the app's file");
+                }
+            }
+        }
+    }
+
     /// Both databases with the schema, a table of the app's, and so many instances with agents that run.
     pub fn start(agents: [usize; 2]) -> Self {
         let mut site = Self::build(agents);
@@ -90,6 +110,7 @@ impl Site {
             hosts: [["127.0.0.1"; 2]; 2],
             databases: [home, peer],
             is_isolated: [false; 2],
+            names: [String::new(), String::new()],
             variables: [
                 ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
                 ("AWS_ACCESS_KEY_ID", "test"),
@@ -154,7 +175,7 @@ impl Site {
     pub fn start_agent(&mut self, region: usize, number: usize) {
         let text = self.configuration(region, number);
         let membership = self.membership(region);
-        let variables = self.variables.clone();
+        let (variables, names) = (self.variables.clone(), self.names[region].clone());
         let instance = &mut self.groups[region][number];
         if instance.runs() {
             return;
@@ -162,6 +183,9 @@ impl Site {
         fs::write(instance.agent.config(), text).expect("write the configuration");
         fs::create_dir_all(instance.agent.scratch.state()).expect("create the state directory");
         membership::save(&instance.agent.scratch.state(), &membership).expect("write the members");
+        if !names.is_empty() {
+            instance.hosts(&names);
+        }
         instance.start(&variables);
     }
 
@@ -250,9 +274,9 @@ path = "{app}/database.json"
 
     /// `authority init` at home, waited for until everybody is where he should be.
     pub fn init(&self) {
-        self.tried(HOME, "authority init says OtherUnread no more", &["authority", "init", "--reason", "a test"]);
-        self.is(HOME, "OWNER writer=a-1 page=200 region=200 promoted=200");
-        self.is(PEER, "STANDBY writer=a-1 page=200 region=200 promoted=503");
+        self.tried(HOME, "authority init", &["authority", "init", "--reason", "a test"]);
+        self.is(HOME, "OWNER writer=home page=200 region=200 promoted=200");
+        self.is(PEER, "STANDBY writer=home page=200 region=200 promoted=503");
     }
 
     /// A command on a region's first instance, until it succeeds.
@@ -283,27 +307,26 @@ path = "{app}/database.json"
 
     /// An instance now, in words: the state, and what the app, users, Route 53 see.
     pub fn shows(&self, instance: &Instance) -> String {
-        let names = |port| (0..2).find(|of| self.ports.iter().any(|seen| seen[*of] == port)).map(|of| NAMES[of]);
-        let writer = match instance.writer() {
+        let names = |port| (0..2).find(|of| self.ports.iter().any(|seen| seen[*of] == port)).map(|of| WORDS[of]);
+        let writer = match instance.shop().writer() {
             None => "-".to_owned(),
             Some(Err(words)) => words,
             Some(Ok(None)) => "none".to_owned(),
             Some(Ok(Some(port))) => names(port).map_or_else(|| format!("port {port}"), str::to_owned),
         };
-        let [page, region, promoted] = ["/", "/health/region", "/health/promoted"].map(|path| instance.code(path));
+        let [page, region, promoted] =
+            ["/", "/health/region", "/health/promoted"].map(|path| instance.shop().code(path));
         format!("{} writer={writer} page={page} region={region} promoted={promoted}", instance.state())
+    }
+
+    /// Orders by way of a region's first instance, from this number on.
+    pub fn buyers(&self, region: usize, first: u64) -> Buyers {
+        Buyers::of(self.groups[region][0].shop(), first)
     }
 
     /// A user's order by way of an instance: its app writes to the database that the outputs name.
     pub fn order(&self, region: usize, number: u64) -> Result<(), String> {
-        let instance = &self.groups[region][0];
-        if instance.code("/") != 200 {
-            return Err("the gate is closed".to_owned());
-        }
-        match instance.writer() {
-            Some(Ok(Some(port))) => insert(port, number),
-            other => Err(format!("no writer: {other:?}")),
-        }
+        self.groups[region][0].shop().order(number)
     }
 
     /// The orders in a region's database.
@@ -315,7 +338,9 @@ path = "{app}/database.json"
     /// The rows of `authority` in a region's database, as `EPOCH REGION KIND` in the order of their numbers.
     pub fn epochs(&self, region: usize) -> Vec<String> {
         let rows = self.databases[region].sql("SELECT epoch, region, kind FROM dr_agent.authority ORDER BY epoch");
-        rows.lines().map(|row| row.replace('\t', " ")).collect()
+        let words =
+            |row: &str| (0..2).fold(row.replace('\t', " "), |row, region| row.replace(NAMES[region], WORDS[region]));
+        rows.lines().map(words).collect()
     }
 
     /// Waits until the peer's database was seen replicating, by a row that came back.
@@ -336,12 +361,29 @@ path = "{app}/database.json"
         self.databases[region].kill();
     }
 
-    /// The instances of a lost region are there again, without their agents; each was rebooted.
-    pub fn recover_instances(&mut self, region: usize) {
+    /// Every instance of a region is restarted; what was not lost with `/run` is there.
+    pub fn reboot(&mut self, region: usize) {
         for instance in &mut self.groups[region] {
             instance.reboot();
-            instance.nginx.start_again();
         }
+        self.start_region(region);
+    }
+
+    /// Every agent of a region is killed and started again, with a new configuration if there is one.
+    pub fn restart(&mut self, region: usize) {
+        for instance in &mut self.groups[region] {
+            instance.kill();
+        }
+        self.start_region(region);
+    }
+
+    /// Waits until `authority show` of a region's first instance has it.
+    #[track_caller]
+    pub fn shows_that(&self, region: usize, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        within(LONG, what, || {
+            let shown = self.shown(region);
+            if is(&shown) { Ok(shown) } else { Err(format!("{shown:#}\n{}", self.log())) }
+        })
     }
 
     /// What every agent wrote to its log, and what it thinks.
@@ -355,27 +397,9 @@ path = "{app}/database.json"
         self.groups.iter().flatten().map(of).collect()
     }
 
-    /// `authority show` of a region's first instance.
+    /// `authority show` of a region's first instance; text if it has no answer.
     pub fn shown(&self, region: usize) -> Value {
         let output = self.groups[region][0].command(&["authority", "show", "--format", "json"]);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome(&output)))
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| outcome(&output).into())
     }
-}
-
-/// One order at the database on `port`.
-pub fn insert(port: u16, number: u64) -> Result<(), String> {
-    let output = app_sql(port).arg(format!("INSERT INTO {APP}.orders (number) VALUES ({number})")).output();
-    let output = output.expect("run mariadb (package mariadb-client)");
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
-}
-
-/// The app's client at the database on `port`; the statement follows.
-pub fn app_sql(port: u16) -> Command {
-    let mut command = Command::new("mariadb");
-    command
-        .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--batch", "--skip-column-names"])
-        .args([format!("--port={port}"), format!("--user={APP}"), format!("--password={PASSWORD}")])
-        .args(["--connect-timeout=2", "--execute"])
-        .stdin(Stdio::null());
-    command
 }
