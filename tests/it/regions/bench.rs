@@ -76,9 +76,10 @@ fn promotions_are_measured() {
         let seen = when("verified", || site.log(), || verifications(&site, new) > before);
         when("an order", || site.log(), || app.order(first + 900_000).is_ok());
         let order = Instant::now();
-        repointed.push(names.duration_since(login).as_secs_f64());
-        verified.push(seen.duration_since(login).as_secs_f64());
-        served.push(order.duration_since(login).as_secs_f64());
+        let took = [names, seen, order].map(|at| at.duration_since(login).as_secs_f64());
+        for (list, took) in [&mut repointed, &mut verified, &mut served].into_iter().zip(took) {
+            list.push(took);
+        }
 
         let kept: BTreeSet<_> = site.orders(new).into_iter().collect();
         let lost: Vec<_> = accepted.iter().filter(|number| !kept.contains(number)).collect();
@@ -91,7 +92,12 @@ fn promotions_are_measured() {
             lost.first().map_or(0.0, |number| until.duration_since(order_at(&site, old, **number)).as_secs_f64());
         excess.push(reported - really);
         assert!(reported >= really, "run {run}: {reported} s were reported and {really} s were lost");
-        println!("run {run}: reported {reported:.2} s, lost {really:.2} s in {} orders", lost.len());
+        let [names, seen, order] = took;
+        println!(
+            "run {run}: files {names:.2} s, verified {seen:.2} s, order {order:.2} s; reported {reported:.2} s, lost \
+             {really:.2} s in {} orders",
+            lost.len()
+        );
 
         within(LONG, "the old owner is fenced", || {
             let state = site.groups[old][0].state();

@@ -13,16 +13,17 @@ fn until(site: &Site) -> String {
 fn a_close_ends_by_itself_or_by_release() {
     let site = Site::initialised([2, 1]);
     let mut session = Session::open(&site.databases[HOME]);
-    let refused = site.groups[PEER][0].command(&["fence", "close", "--for", "10m", "--reason", "the wrong side"]);
+    let refused =
+        site.groups[PEER][0].command(&["fence", "close", "--detach", "--for", "10m", "--reason", "the wrong side"]);
     assert!(!refused.status.success(), "a standby has nothing to close");
-    site.command(HOME, &["fence", "close", "--for", "25s", "--reason", "a test"]);
+    site.command(HOME, &["fence", "close", "--detach", "--for", "25s", "--reason", "a test"]);
     site.is(HOME, CLOSED);
     site.is(PEER, "STANDBY writer=none page=200 region=200 promoted=503");
     site.order(PEER, 1).expect_err("it obeys the close of the other side");
     site.is(HOME, OWNER_AT_HOME);
     site.is(PEER, STANDBY_AT_PEER);
 
-    site.command(HOME, &["fence", "close", "--for", "1h", "--reason", "a test"]);
+    site.command(HOME, &["fence", "close", "--detach", "--for", "1h", "--reason", "a test"]);
     site.is(HOME, CLOSED);
     // Through restarts and reboots as long as it lasts.
     let mut site = site;
@@ -57,7 +58,7 @@ fn a_drill_closes_the_answer_to_route_53_and_nothing_else() {
     drop(users);
 
     // A rehearsal does not end what is in force.
-    site.command(HOME, &["fence", "close", "--for", "1h", "--reason", "for real"]);
+    site.command(HOME, &["fence", "close", "--detach", "--for", "1h", "--reason", "for real"]);
     site.is(HOME, CLOSED);
     let row = until(&site);
     let refused = site.groups[HOME][0].command(&["drill", "--for", "5m", "--reason", "by mistake"]);

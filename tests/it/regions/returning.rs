@@ -104,7 +104,7 @@ fn a_planned_failback_loses_no_order_and_needs_no_release() {
         let counts = (here.accepted().len(), across.accepted().len());
         if counts.0 > 5 && counts.1 > 5 { Ok(()) } else { Err(format!("{counts:?}")) }
     });
-    site.command(PEER, &["fence", "close", "--for", "20m", "--reason", "failback"]);
+    site.command(PEER, &["fence", "close", "--detach", "--for", "20m", "--reason", "failback"]);
     site.is(PEER, "OWNER writer=none page=503 region=503 promoted=200");
     site.is(HOME, "STANDBY writer=none page=200 region=200 promoted=503");
     site.shows_that(PEER, "promote now", |shown| shown["close"]["promote_now"] == true);
