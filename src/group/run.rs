@@ -56,7 +56,7 @@ pub struct Standing {
 pub async fn run(
     state_dir: PathBuf,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    identities: watch::Receiver<Arc<Identity>>,
+    mut identities: watch::Receiver<Arc<Identity>>,
     knocks: Knocks,
     standing: watch::Sender<Arc<Standing>>,
     inputs: mpsc::Sender<Input>,
@@ -69,6 +69,8 @@ pub async fn run(
         tokio::select! {
             () = cancelled.cancelled() => return,
             () = sleep_until(next) => {}
+            // Whoever decides about authority in a boot needs the group's tags, and so its name.
+            Ok(()) = identities.changed() => {}
         }
         let started = Instant::now();
         let snapshot = Arc::clone(&snapshots.borrow());

@@ -305,6 +305,18 @@ path = "{app}/database.json"
         }
     }
 
+    /// Waits until every agent of a region decides that it is superseded, whomever its app may write to.
+    pub fn is_closed(&self, region: usize) {
+        for instance in &self.groups[region] {
+            within(LONG, &format!("{} of {} is closed", instance.id, NAMES[region]), || {
+                let shows = self.shows(instance);
+                let is_shut = shows.ends_with("page=503 region=503 promoted=503");
+                let answers = instance.agent.public().get("/health/live").is_ok();
+                if answers && is_shut && shows.starts_with("SUPERSEDED") { Ok(()) } else { Err(self.log()) }
+            });
+        }
+    }
+
     /// An instance now, in words: the state, and what the app, users, Route 53 see.
     pub fn shows(&self, instance: &Instance) -> String {
         let names = |port| (0..2).find(|of| self.ports.iter().any(|seen| seen[*of] == port)).map(|of| WORDS[of]);
