@@ -23,6 +23,60 @@
 //! | a planned failback loses nothing: where it was closed nobody writes again | the close lasts until the promotion is done; not where the other database went down, nor over isolation |
 //! | the name does not return to home while the peer owns the highest epoch | every agent runs |
 //!
+//! # Guards
+//!
+//! Each rule was switched off by hand, and this is what noticed: a law in a scenario of this model, and a unit test of the
+//! decision (`decide`, `word`, `memory`, `facts`, `operator` under `authority::`). Where only one of them is named, the
+//! other found nothing, because another rule stands behind.
+//!
+//! | rule switched off | the model | unit tests |
+//! |---|---|---|
+//! | each region has numbers of its own | | `each_region_has_numbers_of_its_own` |
+//! | a claim only of a server that was seen replicating | T2, T10: one row a promotion | `a_promotion_is_claimed_once_...` |
+//! | a claim is a compare-and-swap | T3: one row a promotion | (in real databases: `authority_sql`) |
+//! | a row in the database fences it | | `a_row_in_its_own_database_fences_...` |
+//! | and only above its own epoch | T8, R8: nobody is superseded by a claim of its own region | |
+//! | taking over needs fresh reads | | `a_new_owner_does_not_open_on_old_reads` |
+//! | it waits for members that still write | T3, T12, promotion: one writer | `a_new_owner_waits_for_its_members_...` |
+//! | it waits for members in BOOT | | the same |
+//! | it waits for the other region | T5, T8, T11, T15, promotion: one writer | `a_new_owner_opens_when_...` |
+//! | what cannot be verified is not silence | | the same |
+//! | taking over is passed once an epoch | T13, crash between steps: settles | `taking_over_is_passed_once_...` |
+//! | UNCLAIMED has no writer | | `a_promotion_is_claimed_once_...` |
+//! | OWNER_PENDING has no writer | T12, promotion: settles | `a_new_owner_does_not_open_on_old_reads` |
+//! | nginx waits for the first decision of a boot | crash between steps: one writer | |
+//! | promoted while its database reboots, and over a restart | | `an_owner_stays_promoted_...`, `in_the_same_boot_...` |
+//! | a higher epoch counts after a new read | | `a_higher_epoch_counts_after_...` |
+//! | the region's own higher epoch needs a read that succeeds | | `the_regions_own_higher_epoch_waits_...` |
+//! | a replica is judged before anything else | | `a_rebuilt_replica_reopens_its_region_...` |
+//! | two signals: the channel; `read_only` | | `signals_that_contradict_change_nothing` |
+//! | BOOT | | `boot_waits_for_every_source_or_for_its_time` |
+//! | nothing opens that is about to be judged | | `a_higher_epoch_counts_after_...` |
+//! | the owner obeys a planned close | failback: settles | `a_planned_close_is_obeyed_...` |
+//! | the standby obeys it | failback: loses nothing | `a_standby_obeys_the_owners_close_...` |
+//! | so does a machine that wakes | | `a_machine_that_wakes_...` |
+//! | a close that is over counts until the other database is seen | failback: loses nothing | `an_expired_close_counts_...` |
+//! | that proof begins after it, for the owner and for the standby | | `a_planned_close_is_obeyed_...`, `a_standby_obeys_...` |
+//! | closed while the other database has no channel | failback: loses nothing | `a_planned_close_is_obeyed_...` |
+//! | a close opens nothing under a higher epoch | | the same |
+//! | a released close is read behind too | | the same |
+//! | a region is closed when all members are | T11, promotion: one writer | `a_region_is_closed_and_writes_nowhere_...` |
+//! | nobody is closed before deciding, an owner by a close only | | `who_is_superseded_is_closed_...`, `an_owner_is_closed_by_...` |
+//! | closed is what stands, not what is meant | T3: one writer | `who_is_superseded_is_closed_...` |
+//! | SUPERSEDED closes the gate | T15, promotion: settles | `a_higher_epoch_counts_after_...` |
+//! | a claim is above everything known | R8 comes to nothing | `a_claim_is_above_everything_known` |
+//! | the first row is init's | R8: one writer | `only_inits_row_is_the_first_one_...` |
+//! | known never falls | T15, promotion: settles | `what_is_known_never_falls` |
+//! | a higher epoch is recorded in the own database | | `a_higher_epoch_counts_after_...` |
+//! | the group's word counts | | `an_agent_that_nobody_tells_anything_...` |
+//! | a standby writes where the row says so | | `a_standby_writes_to_the_owner_...` |
+//!
+//! Switched off without any of them noticing, because others stand behind: *the own epoch is the highest* as a condition of
+//! a claim (whoever is behind is superseded and claims nothing); the `fenced` file after a boot (the epoch in the state
+//! file closes too; machines with a real systemd see to the file); *nothing opens behind a step that failed* and *the
+//! repoint's target names itself*, which are the model's copies of what carries decisions out (tests of `repoint` and of
+//! two regions of real agents see to those).
+//!
 //! Not modelled: the order in which answers of one poll arrive, TLS and MACs, partial loss (SQL without HTTP), drills, and
 //! T16 (a catch-all page at the peer's `promoted`), which is a matter of the answer's body and of Route 53's string match.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
