@@ -8,22 +8,21 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Decision, decide};
-use super::facts::{Across, Applied, Asked, Facts, Group, Member, Source, Tagged, Waits};
+use super::facts::{Applied, Facts, Group, Source, Tagged, Waits};
 use super::lag::Lag;
 use super::ledger::{Ledger, Look};
 use super::memory::Memory;
 use super::notice::Notice;
-use super::other::{Other, Said as Heard};
+use super::other::Other;
 use super::outputs::{Gate, Step, Target, steps};
 use super::said::{Said, other_database};
 use super::sql::Database;
 use super::word::{Proof, Word};
 use super::{State, facts, operator};
-use crate::authority::database::{Attempt, Unread};
 use crate::aws::Aws;
 use crate::clock::{self, BootTime};
 use crate::group::run::Standing;
@@ -33,25 +32,26 @@ use crate::repoint::run::Progress;
 use crate::snapshot::Snapshot;
 use crate::telemetry::event;
 
+mod gather;
 mod order;
 mod setup;
 mod write;
 
 pub use order::{Answer, No, Order, Question, summary};
 use setup::Setup;
-use write::{Written, read_tags};
+use write::Written;
 
 /// Between two rounds that follow each other at once.
 const AT_ONCE: Duration = Duration::from_millis(250);
+
+/// The same while this region's replica cannot be read: it may be being promoted.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// The heartbeat row is written this often.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// What reading the group's tags may take, and writing each of them. Nothing that opens waits for what is written.
 const TAGS: Duration = Duration::from_secs(2);
-
-/// An instance whose group nobody has named by then has none.
-const ALONE_AFTER: Duration = Duration::from_secs(5);
 
 /// What the task is given.
 #[derive(Debug, Clone)]
@@ -150,7 +150,7 @@ impl Task {
             other: setup.other.as_ref().map(|_| facts::Database::default()),
             across: across.as_ref().map(|_| Source::default()),
             group: Group::default(),
-            tags: None,
+            tags: Some(Tagged::default()),
             applied: Applied::default(),
         };
         Self {
@@ -183,9 +183,8 @@ impl Task {
             // On the heap: tasks that wait most of their life should be small.
             Box::pin(self.round()).await;
             self.decide().await;
-            self.carry_out().await;
-            let hurries = self.decision.as_ref().is_some_and(|decision| decision.hurries);
-            let next = began + if hurries { AT_ONCE } else { self.setup.authority.poll };
+            self.carry_out(true).await;
+            let next = began + self.pause();
             let mut beat = Instant::now();
             loop {
                 let beats = self.decision.as_ref().is_some_and(|decision| decision.beats);
@@ -202,17 +201,27 @@ impl Task {
                     Ok(()) = progress.changed() => {
                         progress.borrow_and_update();
                         self.decide().await;
-                        self.carry_out().await;
+                        self.carry_out(false).await;
                     }
                     true = changes(&mut snapshots, |snapshot| self.is_news(snapshot)) => {
                         if Setup::of(&self.channels.snapshots.borrow().config).as_ref() != Some(&self.setup) {
                             return;
                         }
                         self.decide().await;
-                        self.carry_out().await;
+                        self.carry_out(false).await;
                     }
                 }
             }
+        }
+    }
+
+    /// From the start of this round to that of the next.
+    fn pause(&self) -> Duration {
+        let poll = self.setup.authority.poll;
+        match &self.decision {
+            Some(decision) if decision.hurries => AT_ONCE,
+            Some(decision) if decision.state == State::Standby && self.facts.own.fresh().is_none() => WATCH.min(poll),
+            _ => poll,
         }
     }
 
@@ -220,68 +229,6 @@ impl Task {
     fn is_news(&self, snapshot: &Snapshot) -> bool {
         snapshot.gate_closed != self.facts.applied.gate_closed
             || Setup::of(&snapshot.config).as_ref() != Some(&self.setup)
-    }
-
-    /// Asks every source, side by side, each within its own deadline.
-    async fn round(&mut self) {
-        let began = BootTime::now();
-        let keys = self.channels.standing.borrow().keys.clone();
-        let reads_tags = self.decision.as_ref().is_none_or(|decision| decision.reads_tags);
-        let group = self.group_name();
-        let own = self.own.read();
-        let other = async {
-            match &mut self.other {
-                Some(other) => Some(other.read().await),
-                None => None,
-            }
-        };
-        let across = async {
-            match &self.across {
-                Some(across) => Some(across.ask(keys.as_ref()).await),
-                None => None,
-            }
-        };
-        let region = self.setup.place.region.as_str();
-        let tags = async {
-            let group = group.as_deref().filter(|_| reads_tags)?;
-            let tags = timeout(TAGS, self.channels.aws.tags(region, group)).await;
-            Some(Asked { began, answer: tags.ok().and_then(Result::ok).map(|tags| read_tags(&tags)) })
-        };
-        let (own, other, across, tags) = tokio::join!(own, other, across, tags);
-        let unreached = |attempt: &Option<Attempt>| {
-            attempt.as_ref().is_none_or(|attempt| matches!(attempt.result, Err(Unread::Unreached(_))))
-        };
-        if let (Some(source), Some(heard)) = (&mut self.facts.across, across) {
-            let answer = match heard.said {
-                Heard::Verified(value) => {
-                    serde_json::from_value::<Proof>(value).map_or(Across::Failed, Across::Verified)
-                }
-                Heard::Unverified(epoch) => Across::Unverified(epoch),
-                Heard::Unreached(_) if unreached(&other) => Across::Silent,
-                Heard::Unreached(_) | Heard::Failed(_) => Across::Failed,
-            };
-            source.last = Some(Asked { began: heard.began, answer });
-        }
-        self.facts.own.take(own);
-        if let (Some(database), Some(attempt)) = (&mut self.facts.other, other) {
-            database.take(attempt);
-        }
-        match (&group, tags) {
-            (None, _) => self.facts.tags = None,
-            (Some(_), asked) => {
-                let tagged = self.facts.tags.get_or_insert_with(Tagged::default);
-                if let Some(asked) = asked {
-                    if let Some(tags) = &asked.answer {
-                        tagged.stands = tags.clone();
-                    }
-                    tagged.last = Some(asked);
-                }
-            }
-        }
-    }
-
-    fn group_name(&self) -> Option<String> {
-        self.channels.standing.borrow().place.group.clone()
     }
 
     /// Takes in what stands now, decides, and says so.
@@ -356,7 +303,8 @@ impl Task {
         left
     }
 
-    async fn carry_out(&mut self) {
+    /// A claim is made only by what a round has just shown.
+    async fn carry_out(&mut self, may_claim: bool) {
         let Some(decision) = self.decision.clone() else { return };
         let mut writer = match &decision.writer {
             Target::Keep => repoint::decision::Target::Unchanged,
@@ -376,7 +324,7 @@ impl Task {
         for step in left {
             match step {
                 Step::Record(records) => self.record(&records).await,
-                Step::Claim(row) => self.claim(&row, "").await,
+                Step::Claim(row) if may_claim => self.claim(&row, "").await,
                 _ => {}
             }
         }
@@ -427,45 +375,5 @@ impl Task {
             }
             is_news
         });
-    }
-
-    fn group(&self, snapshot: &Snapshot) -> Group {
-        let Some(round) = &snapshot.round else {
-            // Without a group there is nobody to ask, which is known after a while.
-            let alone = self.group_name().is_none() && self.facts.now.since(self.began) >= ALONE_AFTER;
-            let asked = alone.then_some(self.facts.now);
-            return Group { asked, members: Vec::new() };
-        };
-        let me = crate::group::view::Me {
-            deployment: &snapshot.config.deployment,
-            region: snapshot.about.owner.region.as_deref(),
-            group: Some(&round.group),
-        };
-        let asked = round.heard.iter().map(|heard| heard.sent).min().unwrap_or(round.at);
-        let member = |word: &crate::group::word::Word| Member {
-            instance: word.instance.clone().unwrap_or_default(),
-            region_closed: word.region_closed,
-            word: word.authority.clone(),
-        };
-        Group { asked: Some(asked), members: round.words(&me).map(member).collect() }
-    }
-
-    fn applied(&self, snapshot: &Snapshot, progress: &Progress) -> Applied {
-        let place = &self.setup.place;
-        let writers = match progress.plan.writers().filter(|_| self.setup.has_outputs) {
-            Some(writers) => writers,
-            // Decided in an earlier life, and since the machine started nobody has told whether it was carried out.
-            None if self.setup.has_outputs && progress.plan.current.is_some() => {
-                [place.region.clone(), place.other.clone()].into()
-            }
-            // An app that nobody has repointed yet writes to its own region's database.
-            None => [place.region.clone()].into(),
-        };
-        Applied {
-            gate_closed: snapshot.gate_closed,
-            writers,
-            never_had_writer: self.setup.has_outputs && progress.plan.current.is_none(),
-            old_writer_sessions: progress.old_writer_sessions.try_into().unwrap_or(u32::MAX),
-        }
     }
 }

@@ -32,6 +32,9 @@ const CALM: Duration = Duration::from_secs(5);
 /// The same while something does.
 const TROUBLE: Duration = Duration::from_secs(2);
 
+/// The same while who owns the data hangs on what the members say.
+const HURRY: Duration = Duration::from_millis(500);
+
 /// Questions a second, so that a large group does not keep itself busy: above 40 members a round in trouble takes longer.
 const QUESTIONS: f64 = 20.0;
 
@@ -55,24 +58,26 @@ pub struct Standing {
 /// Asks until cancelled. What cannot be read from the disk is tried again with the next round.
 pub async fn run(
     state_dir: PathBuf,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut identities: watch::Receiver<Arc<Identity>>,
     knocks: Knocks,
     standing: watch::Sender<Arc<Standing>>,
     inputs: mpsc::Sender<Input>,
     cancelled: CancellationToken,
 ) {
-    let mut next = Instant::now();
+    let (mut next, mut soonest) = (Instant::now(), Instant::now());
     let mut guests = Guests::default();
     let mut known = Known::default();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
             () = sleep_until(next) => {}
+            true = hurry(&mut snapshots, soonest) => {}
             // Whoever decides about authority in a boot needs the group's tags, and so its name.
             Ok(()) = identities.changed() => {}
         }
         let started = Instant::now();
+        soonest = started + HURRY;
         let snapshot = Arc::clone(&snapshots.borrow());
         let (dir, key_file) = (state_dir.clone(), snapshot.config.key_file.clone());
         let read = LANE.run(move || (key_file.as_deref().map(Keys::read), membership::load(&dir)));
@@ -128,11 +133,20 @@ pub async fn run(
         let in_trouble = snapshot.components.iter().any(|(component, _)| component.is_failing_now());
         let least = Duration::from_secs_f64(f64::from(u32::try_from(others.len()).unwrap_or(u32::MAX)) / QUESTIONS);
         next = started + least.max(if in_trouble { TROUBLE } else { CALM });
+        soonest = started + least.max(HURRY);
         let round = Round { group: group.to_owned(), at: BootTime::now(), heard };
         if inputs.send(Input::Round(round)).await.is_err() {
             return;
         }
     }
+}
+
+/// Waits until somebody hurries, and then until `soonest`; false when nobody will any more.
+async fn hurry(snapshots: &mut watch::Receiver<Arc<Snapshot>>, soonest: Instant) -> bool {
+    let hurries = |snapshot: &Arc<Snapshot>| snapshot.authority.as_deref().is_some_and(|said| said.decision.hurries);
+    let is_open = snapshots.wait_for(hurries).await.is_ok();
+    sleep_until(soonest).await;
+    is_open
 }
 
 /// What was read from the disk last.

@@ -92,7 +92,7 @@ impl Task {
         if order != Order::Show {
             Box::pin(self.round()).await;
             self.decide().await;
-            self.carry_out().await;
+            self.carry_out(true).await;
         }
         let _ = reply.send(answer.map(|done| json!({ "done": done, "authority": self.shown() })));
     }
