@@ -110,13 +110,16 @@ pub async fn run<A: Api>(channels: Channels<A>, cancelled: CancellationToken) {
     };
     task.share();
     loop {
-        task.snapshot = Arc::clone(&snapshots.borrow_and_update());
-        task.standing = Arc::clone(&task.channels.standing.borrow());
+        task.look_around(&mut snapshots);
         task.step().await;
         tokio::select! {
             () = cancelled.cancelled() => return,
             // Each of these is cancel-safe.
-            Some(question) = questions.recv() => task.answer(question).await,
+            Some(question) = questions.recv() => {
+                // It may have come right after what tells who asks.
+                task.look_around(&mut snapshots);
+                task.answer(question).await;
+            }
             Some(done) = task.work.join_next() => match done {
                 Ok(done) => task.take(done).await,
                 // It panicked, as when no thread can be started. Whoever runs this anew starts from what is kept.
@@ -128,6 +131,12 @@ pub async fn run<A: Api>(channels: Channels<A>, cancelled: CancellationToken) {
 }
 
 impl<A: Api> Task<A> {
+    /// Takes in what is known now.
+    fn look_around(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
+        self.snapshot = Arc::clone(&snapshots.borrow_and_update());
+        self.standing = Arc::clone(&self.channels.standing.borrow());
+    }
+
     fn now(&self) -> Stamp {
         Stamp::now(&self.channels.boot)
     }

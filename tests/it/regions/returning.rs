@@ -59,6 +59,8 @@ fn a_fresh_instance_believes_the_tag_and_the_group_where_the_database_never_hear
     let mut site = Site::build([1, 1]);
     site.variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
     site.variables.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://127.0.0.1:{}", moto.port)));
+    // Long enough for the tags to be read on a busy machine: after it availability comes first.
+    site.waits = "poll = \"500ms\"\nboot_wait = \"20s\"\ntakeover_wait = \"6s\"".to_owned();
     site.grant();
     site.start_agents();
     site.init();
