@@ -244,6 +244,12 @@ impl Owner {
             });
         }
         self.config = config;
+        let Config { authority, database, region, .. } = &*self.config;
+        if self.authority.is_some() && (authority.is_none() || database.is_none() || region.is_none()) {
+            // Nobody decides any more; what is known of epochs is kept.
+            self.remember();
+            self.authority = None;
+        }
     }
 
     /// The state that was loaded while nobody knew better is another machine's (a copied image): what it said of
@@ -256,9 +262,14 @@ impl Owner {
         self.doors = Doors::new(verdict::Memory { same_boot: true, ..verdict::Memory::default() }, now);
         self.state = Arc::default();
         self.history = Arc::default();
+        self.authority = None;
     }
 
     fn hear_authority(&mut self, said: Arc<Said>) {
+        if self.config.authority.is_none() || self.config.region.as_ref() != Some(&said.place.region) {
+            // Decided by the configuration before this one.
+            return;
+        }
         let state = |said: &Said| said.decision.state.name();
         let before = self.authority.as_deref().map_or("none", state);
         if before != state(&said) {

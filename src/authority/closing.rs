@@ -59,7 +59,7 @@ pub(super) fn own(facts: &Facts, memory: &mut Memory, state: State) -> Ruling {
     }
     let seen = facts.own.seen.as_ref();
     let expired = seen.and_then(|seen| row(&seen.read, &facts.place.region)).filter(|row| !row.is_released);
-    let is_replica = |other: &Database| other.fresh().is_some_and(|seen| seen.read.channels != Some(0));
+    let shows = |other: &Database| other.fresh().map(|seen| Shows::of(&seen.read));
     let Some(other) = facts.other.as_ref().filter(|other| other.tried_since(over)) else {
         // With nobody to ask it is over when it is over.
         if facts.other.is_none() {
@@ -73,9 +73,9 @@ pub(super) fn own(facts: &Facts, memory: &mut Memory, state: State) -> Ruling {
     match expired {
         // Somebody has vouched for its end; the read was for an epoch that may have been claimed meanwhile.
         None => end(memory),
-        Some(row) if is_replica(other) => Ruling { release: Some(row.until), ..end(memory) },
+        Some(row) if shows(other) == Some(Shows::Replica) => Ruling { release: Some(row.until), ..end(memory) },
         // Availability before a promise that nobody is keeping.
-        Some(_) if other.fresh().is_none() => end(memory),
+        Some(_) if matches!(shows(other), None | Some(Shows::Unclear)) => end(memory),
         Some(_) => Ruling { is_stuck: true, ..ruling },
     }
 }

@@ -123,8 +123,10 @@ pub fn decide(facts: &Facts, memory: &Memory) -> Decision {
         beats: state == State::Owner && fresh.is_some(),
         hurries: state != before
             || memory.known_epoch() != known_before
-            || matches!(state, State::Unclaimed | State::OwnerPending)
-            || ruling.is_ending,
+            || state == State::OwnerPending
+            // What only a person can change is not waited for.
+            || (state == State::Unclaimed && matches!(claim, Ok(_) | Err(Refusal::Unread | Refusal::TagsUnread)))
+            || (ruling.is_ending && !ruling.is_stuck),
         reads_tags: reads_tags(facts, &memory, state),
         alarms: Vec::new(),
         claim,

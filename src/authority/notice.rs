@@ -8,6 +8,7 @@ use super::State;
 use super::claim::Refusal;
 use super::decide::Decision;
 use super::ledger::{Failover, Ledger};
+use super::why::{Contradiction, Reason};
 
 /// The same words in `check`, `status`, `fence status` and the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,29 @@ pub struct Notice {
 }
 
 /// Where the steps are.
-const FAILBACK: &str = "the steps are under \"Failback\" in the README and in `man dr-agent`";
+const FAILBACK: &str = "the steps are under \"Failback\" in the README";
+
+/// What ends the contradiction.
+fn cure(decision: &Decision) -> &'static str {
+    let contradiction = decision.why.iter().find_map(|reason| match reason {
+        Reason::Contradicts(contradiction) => Some(contradiction),
+        _ => None,
+    });
+    match contradiction {
+        Some(Contradiction::ChannelsUnread) => {
+            "give the account back its right to see replication: run what `dr-agent database grants` prints"
+        }
+        Some(Contradiction::OrderOfRegions(_)) => {
+            "put `authority.regions` back into the order in which `init` wrote it"
+        }
+        Some(Contradiction::SameEpoch(..) | Contradiction::ImpossibleClaim(_)) => {
+            "stop one of the two databases, and find out which of them has the data that counts"
+        }
+        Some(Contradiction::WritableReplica | Contradiction::ReadOnlyWithoutChannel) | None => {
+            "make the database one thing again: writable without a replication channel, or a read-only replica"
+        }
+    }
+}
 
 impl Notice {
     /// `None` while nothing is wrong.
@@ -90,8 +113,7 @@ impl Notice {
                     since: ledger.since,
                     lost: failover.map_or_else(|| "nothing is known to be lost".to_owned(), Failover::loss),
                     next: vec![
-                        "make the database one thing again: writable without a replication channel, or a read-only replica"
-                            .to_owned(),
+                        cure(decision).to_owned(),
                         format!("`dr-agent authority show` says what contradicts what; {FAILBACK}"),
                     ],
                 })
@@ -155,7 +177,7 @@ mod tests {
         how much was lost is not known until both databases can be read
         nothing is to be opened here: p serves the users and takes the writes
         keep this region's database as it is (a snapshot) until somebody has looked for what was lost
-        then rebuild it as a replica of p's database, and fail back when it suits: the steps are under "Failback" in the README and in `man dr-agent`
+        then rebuild it as a replica of p's database, and fail back when it suits: the steps are under "Failback" in the README
         only if p is lost for good: `dr-agent fence release --reason TEXT` gives up what it has written
         "#);
         // The machine boots: what happened did not begin then.
@@ -174,7 +196,7 @@ mod tests {
         since 2026-09-21T14:13:20Z
         how much is missing here is not known: nobody saw the replica before
         if the promotion was meant: `dr-agent authority claim --reason TEXT` on an instance here
-        if not: make the database a replica again; the steps are under "Failback" in the README and in `man dr-agent`
+        if not: make the database a replica again; the steps are under "Failback" in the README
         "#);
     }
 
@@ -190,7 +212,7 @@ mod tests {
         since 2026-09-21T14:13:20Z
         nothing is known to be lost
         make the database one thing again: writable without a replication channel, or a read-only replica
-        `dr-agent authority show` says what contradicts what; the steps are under "Failback" in the README and in `man dr-agent`
+        `dr-agent authority show` says what contradicts what; the steps are under "Failback" in the README
         "#);
     }
 }

@@ -44,7 +44,7 @@ use write::Written;
 /// Between two rounds that follow each other at once.
 const AT_ONCE: Duration = Duration::from_millis(250);
 
-/// The same while this region's replica cannot be read: it may be being promoted.
+/// The same while this region's replica cannot be read: it may be being promoted; and while nobody may claim it.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// The heartbeat row is written this often.
@@ -135,6 +135,8 @@ struct Task {
     proven: Option<Timestamp>,
     /// Tags that are being written.
     tagging: JoinSet<Written>,
+    /// Not before then.
+    tag_next: BootTime,
     began: BootTime,
 }
 
@@ -166,6 +168,7 @@ impl Task {
             ledger: Arc::clone(&snapshot.state.ledger),
             proven: None,
             tagging: JoinSet::new(),
+            tag_next: now,
             began: now,
             setup,
             channels,
@@ -220,6 +223,7 @@ impl Task {
         let poll = self.setup.authority.poll;
         match &self.decision {
             Some(decision) if decision.hurries => AT_ONCE,
+            Some(decision) if decision.state == State::Unclaimed => WATCH.min(poll),
             Some(decision) if decision.state == State::Standby && self.facts.own.fresh().is_none() => WATCH.min(poll),
             _ => poll,
         }

@@ -106,10 +106,13 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
         None => lines.push("the other region's replica does not say how far it is".to_owned()),
     }
     if shown.close.promote_now {
-        lines.push("promote the other region's database now: nothing will be lost".to_owned());
+        lines.push("promote the other region's database now".to_owned());
     }
     if until.as_second() - now.as_second() <= SOON_SECONDS {
-        lines.push("it ends within 5 minutes: then this region opens again".to_owned());
+        lines.push(
+            "it ends within 5 minutes; then this region opens again, if the other database is a replica still"
+                .to_owned(),
+        );
     }
     Look::Going(lines)
 }

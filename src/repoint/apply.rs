@@ -195,8 +195,9 @@ impl Run<'_> {
                 Ok(()) => {}
             }
         }
-        let writer = problems.is_empty().then(|| target(&set));
         problems.extend(unit::apply(&self.config.repoint, changes, opens).await);
+        // An app that was not told writes on where it wrote.
+        let writer = problems.is_empty().then(|| target(&set));
         if problems.is_empty() {
             kept.settle(set);
             if let Err(error) = self.keep(&kept) {

@@ -47,7 +47,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_FRESH: Duration = Duration::from_secs(10);
 /// From a failure to the next attempt, doubled each time: each makes the app reload.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
-const RETRY_LIMIT: Duration = Duration::from_secs(600);
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a decision was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What the task writes: durable records, claims, the heartbeat; and the tags of the group, which it reads too.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -12,7 +13,7 @@ use super::super::facts::Tags;
 use super::super::sql::{Claiming, Swap};
 use super::{TAGS, Task};
 use crate::aws::Aws;
-use crate::clock;
+use crate::clock::{self, BootTime};
 use crate::telemetry::event;
 
 /// `EPOCH/REGION`, a fact, on the own group.
@@ -20,6 +21,9 @@ const EPOCH_TAG: &str = "dr-agent:epoch";
 
 /// Identities of this region's servers that were seen replicating, with blanks between.
 const ROLL_TAG: &str = "dr-agent:roll";
+
+/// From a tag that could not be written to the next attempt.
+const TAG_AGAIN: Duration = Duration::from_secs(10);
 
 impl Task {
     /// Durable records of what is known. None is waited for longer than its deadline.
@@ -31,7 +35,8 @@ impl Task {
         }
         let Some(group) = self.group_name() else { return };
         // One attempt at a time, and nobody waits for it: no AWS is on the path of a round, a beat or a claim.
-        if self.tagging.is_empty() && (records.epoch_tag.is_some() || records.roll_tag.is_some()) {
+        let is_due = self.tagging.is_empty() && BootTime::now() >= self.tag_next;
+        if is_due && (records.epoch_tag.is_some() || records.roll_tag.is_some()) {
             let (aws, region) = (self.channels.aws.clone(), self.setup.place.region.clone());
             self.tagging.spawn(tag(aws, region, group, records.clone()));
         }
@@ -41,6 +46,9 @@ impl Task {
     pub(super) fn hear_tagged(&mut self) {
         while let Some(done) = self.tagging.try_join_next() {
             let Ok(written) = done else { continue };
+            if written.failed.is_some() {
+                self.tag_next = BootTime::now() + TAG_AGAIN;
+            }
             self.note("tags", written.failed);
             let Some(tagged) = &mut self.facts.tags else { continue };
             if written.epoch.is_some() {
@@ -107,17 +115,28 @@ pub(super) struct Written {
     failed: Option<String>,
 }
 
-/// Writes the tags, each within [`TAGS`].
+/// Writes the tags, each within [`TAGS`], after a look at what stands there: other members write too, and nothing that is
+/// remembered there is written over.
 async fn tag(aws: Aws, region: String, group: String, records: Records) -> Written {
     let mut written = Written::default();
     let vain = |tag: &str| Some(format!("the tag `{tag}` could not be written"));
+    let Ok(Ok(stands)) = timeout(TAGS, aws.tags(&region, &group)).await else {
+        written.failed = Some("the group's tags could not be read".to_owned());
+        return written;
+    };
+    let stands = read_tags(&stands);
     if let Some(claim) = records.epoch_tag {
-        match timeout(TAGS, aws.tag(&region, &group, EPOCH_TAG, &claim.to_string())).await {
-            Ok(Ok(())) => written.epoch = Some(claim),
-            _ => written.failed = vain(EPOCH_TAG),
+        if let Some(higher) = stands.epoch.filter(|higher| higher.epoch >= claim.epoch) {
+            written.epoch = Some(higher);
+        } else {
+            match timeout(TAGS, aws.tag(&region, &group, EPOCH_TAG, &claim.to_string())).await {
+                Ok(Ok(())) => written.epoch = Some(claim),
+                _ => written.failed = vain(EPOCH_TAG),
+            }
         }
     }
-    if let Some(roll) = records.roll_tag {
+    if let Some(mut roll) = records.roll_tag {
+        roll.extend(stands.roll);
         let text = roll.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
         match timeout(TAGS, aws.tag(&region, &group, ROLL_TAG, &text)).await {
             Ok(Ok(())) => written.roll = Some(roll),
