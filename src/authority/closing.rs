@@ -59,25 +59,30 @@ pub(super) fn own(facts: &Facts, memory: &mut Memory, state: State) -> Ruling {
     }
     let seen = facts.own.seen.as_ref();
     let expired = seen.and_then(|seen| row(&seen.read, &facts.place.region)).filter(|row| !row.is_released);
-    let shows = |other: &Database| other.fresh().map(|seen| Shows::of(&seen.read));
-    let Some(other) = facts.other.as_ref().filter(|other| other.tried_since(over)) else {
+    let channels = other_channels(facts);
+    if facts.other.as_ref().is_none_or(|other| !other.tried_since(over)) {
         // With nobody to ask it is over when it is over.
         if facts.other.is_none() {
             return end(memory);
         }
         return ruling;
-    };
+    }
     if facts.tags.as_ref().is_some_and(|tags| !tags.asked_since(over)) {
         return ruling;
     }
     match expired {
         // Somebody has vouched for its end; the read was for an epoch that may have been claimed meanwhile.
         None => end(memory),
-        Some(row) if shows(other) == Some(Shows::Replica) => Ruling { release: Some(row.until), ..end(memory) },
+        Some(row) if channels.is_some_and(|count| count > 0) => Ruling { release: Some(row.until), ..end(memory) },
         // Availability before a promise that nobody is keeping.
-        Some(_) if matches!(shows(other), None | Some(Shows::Unclear)) => end(memory),
+        Some(_) if channels.is_none() => end(memory),
         Some(_) => Ruling { is_stuck: true, ..ruling },
     }
+}
+
+/// The replication channels of the other region's database; `None` where it cannot be read, or does not say.
+fn other_channels(facts: &Facts) -> Option<u32> {
+    facts.other.as_ref()?.fresh()?.read.channels
 }
 
 fn end(memory: &mut Memory) -> Ruling {
