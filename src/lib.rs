@@ -102,6 +102,7 @@ pub mod database;
 pub mod helper;
 pub mod identity;
 pub mod latches;
+pub(crate) mod reasons;
 pub mod resume;
 pub mod state;
 pub mod supervise;

@@ -1,14 +1,13 @@
 //! May the agents claim the next epoch by themselves: only for a database that they saw replicating, and that is
 //! writable now and carries the newest row there is.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::database::Kind;
 use super::facts::Facts;
 use super::memory::{Memory, Own, Shows};
+use crate::reasons::reasons;
 
 /// A row to write: by compare-and-swap, only where `parent` is still the highest epoch in the database, and with the
 /// heartbeat row and the release of this region's close in the same transaction. A duplicate key means that somebody
@@ -23,46 +22,19 @@ pub struct NewRow {
     pub kind: Kind,
 }
 
-macro_rules! refusals {
-    ($($refusal:ident: $sentence:literal;)*) => {
-        /// One reason why the agents do not claim an epoch by themselves.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum Refusal { $(#[doc = $sentence] $refusal,)* }
-
-        impl Refusal {
-            /// All of them, in the order in which they are looked for.
-            pub const ALL: &[Self] = &[$(Self::$refusal,)*];
-
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$refusal => stringify!($refusal),)* }
-            }
-
-            /// The reason in plain words.
-            #[must_use]
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Self::$refusal => $sentence,)* }
-            }
-        }
-    };
-}
-
-refusals! {
-    InBoot: "nothing was decided yet in this boot";
-    NotInitialised: "nobody has written an epoch yet: `dr-agent authority init` writes the first";
-    Unread: "this region's database cannot be read now";
-    Ambiguous: "signals contradict each other";
-    NotWritable: "this region's database is read-only, or a replica";
-    Superseded: "a higher epoch than this region's database has exists";
-    NotInherited: "this region's database does not carry the newest row";
-    AlreadyOwner: "this region owns the highest epoch";
-    NeverSeenReplicating: "no agent of this region ever saw this server replicate: `dr-agent authority claim` if it was";
-    TagsUnread: "the tags of the group are read first";
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+reasons! {
+    /// One reason why the agents do not claim an epoch by themselves.
+    Refusal {
+        InBoot: "nothing was decided yet in this boot";
+        NotInitialised: "nobody has written an epoch yet: `dr-agent authority init` writes the first";
+        Unread: "this region's database cannot be read now";
+        Ambiguous: "signals contradict each other";
+        NotWritable: "this region's database is read-only, or a replica";
+        Superseded: "a higher epoch than this region's database has exists";
+        NotInherited: "this region's database does not carry the newest row";
+        AlreadyOwner: "this region owns the highest epoch";
+        NeverSeenReplicating: "no agent of this region ever saw this server replicate: `dr-agent authority claim` if it was";
+        TagsUnread: "the tags of the group are read first";
     }
 }
 

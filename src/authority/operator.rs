@@ -1,7 +1,5 @@
 //! What an operator may do to authority, as plans: each is either what would be written, or by name why not.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,48 +11,25 @@ use super::facts::{Across, Facts};
 use super::memory::{Own, Shows};
 use super::word::NOBODY;
 use super::{Role, State, epoch};
+use crate::reasons::reasons;
 
-macro_rules! refused {
-    ($($refused:ident: $sentence:literal;)*) => {
-        /// Why an operator's command does nothing.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum Refused { $(#[doc = $sentence] $refused,)* }
-
-        impl Refused {
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$refused => stringify!($refused),)* }
-            }
-
-            /// The reason in plain words.
-            #[must_use]
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Self::$refused => $sentence,)* }
-            }
-        }
-    };
-}
-
-refused! {
-    Unread: "this region's database cannot be read";
-    NoTables: "the tables of `dr-agent database grants` are not there";
-    NotWritable: "this region's database is read-only, or a replica";
-    AlreadyInitialised: "somebody has written an epoch already";
-    OtherWritable: "the other region's database is writable too: which of them has the data?";
-    OtherUnread: "the other region's database cannot be read: it may have the data";
-    NotInitialised: "nobody has written an epoch yet: `dr-agent authority init` writes the first";
-    AlreadyOwner: "this region owns the highest epoch";
-    NotOwner: "this region does not own the highest epoch";
-    NothingToRelease: "nothing is closed here";
-    OtherSilent: "the other region does not answer";
-    OtherNoReplica: "the other region's database is no replica that can be read";
-    OtherLags: "the other region's database is more than a minute behind";
-    Closing: "a planned close is in force, which a drill would end: `dr-agent fence release` ends it";
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+reasons! {
+    /// Why an operator's command does nothing.
+    Refused {
+        Unread: "this region's database cannot be read";
+        NoTables: "the tables of `dr-agent database grants` are not there";
+        NotWritable: "this region's database is read-only, or a replica";
+        AlreadyInitialised: "somebody has written an epoch already";
+        OtherWritable: "the other region's database is writable too: which of them has the data?";
+        OtherUnread: "the other region's database cannot be read: it may have the data";
+        NotInitialised: "nobody has written an epoch yet: `dr-agent authority init` writes the first";
+        AlreadyOwner: "this region owns the highest epoch";
+        NotOwner: "this region does not own the highest epoch";
+        NothingToRelease: "nothing is closed here";
+        OtherSilent: "the other region does not answer";
+        OtherNoReplica: "the other region's database is no replica that can be read";
+        OtherLags: "the other region's database is more than a minute behind";
+        Closing: "a planned close is in force, which a drill would end: `dr-agent fence release` ends it";
     }
 }
 
