@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hyper::Method;
 use jiff::tz::TimeZone;
+use serde::de::DeserializeOwned;
 
 use super::client::{self, Error};
 use super::render::{self, BOLD, DIM, wrap};
@@ -17,76 +18,43 @@ use crate::snapshot::HistoryEntry;
 const INDENT: usize = 28;
 
 pub(super) fn run(socket: &Path, args: &HistoryArgs) -> Exit {
+    let format = args.format;
     if args.group {
-        return group(socket, args.format);
+        let empty = "no instance of this group is known to have been replaced within 30 days";
+        return list(socket, "/records", format, empty, records);
     }
     if args.failovers {
-        return failovers(socket, args.format);
+        return list(socket, "/failovers", format, "this agent has seen no change of the owner of the data", ledger);
     }
     let bounds = [("since", args.since), ("until", args.until)];
     let query: Vec<_> = bounds.iter().filter_map(|(name, at)| at.map(|at| format!("{name}={at}"))).collect();
     let path = if query.is_empty() { "/history".to_owned() } else { format!("/history?{}", query.join("&")) };
-    let answer = client::block_on(client::ask(socket, Method::GET, &path, Vec::new()));
-    let entries = answer.and_then(|body| {
-        let entries = serde_json::from_slice::<Vec<HistoryEntry>>(&body).map_err(Error::Unreadable)?;
-        Ok((body, entries))
-    });
-    match entries {
-        Ok((body, _)) if args.format == Format::Json => {
-            render::data(&String::from_utf8_lossy(&body));
-            Exit::Ok
-        }
-        Ok((_, entries)) => {
-            if entries.is_empty() {
-                render::note("nothing changed in that time");
-            }
-            render::data(&text(&entries, &TimeZone::system()));
-            Exit::Ok
-        }
-        Err(error) => error.show(),
-    }
+    list(socket, &path, format, "nothing changed in that time", text)
 }
 
-/// Why instances of the group are gone.
-fn group(socket: &Path, format: Format) -> Exit {
-    let answer = client::block_on(client::ask(socket, Method::GET, "/records", Vec::new()));
-    let told = answer.and_then(|body| {
-        let told = serde_json::from_slice::<Vec<Told>>(&body).map_err(Error::Unreadable)?;
-        Ok((body, told))
+/// Shows a list that the agent keeps, or `empty`.
+fn list<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    format: Format,
+    empty: &str,
+    text: impl FnOnce(&[T], &TimeZone) -> String,
+) -> Exit {
+    let answer = client::block_on(client::ask(socket, Method::GET, path, Vec::new()));
+    let listed = answer.and_then(|body| {
+        let listed = serde_json::from_slice::<Vec<T>>(&body).map_err(Error::Unreadable)?;
+        Ok((body, listed))
     });
-    match told {
+    match listed {
         Ok((body, _)) if format == Format::Json => {
             render::data(&String::from_utf8_lossy(&body));
             Exit::Ok
         }
-        Ok((_, told)) => {
-            if told.is_empty() {
-                render::note("no instance of this group is known to have been replaced within 30 days");
+        Ok((_, listed)) => {
+            if listed.is_empty() {
+                render::note(empty);
             }
-            render::data(&records(&told, &TimeZone::system()));
-            Exit::Ok
-        }
-        Err(error) => error.show(),
-    }
-}
-
-/// The changes of the owner.
-fn failovers(socket: &Path, format: Format) -> Exit {
-    let answer = client::block_on(client::ask(socket, Method::GET, "/failovers", Vec::new()));
-    let told = answer.and_then(|body| {
-        let told = serde_json::from_slice::<Vec<Failover>>(&body).map_err(Error::Unreadable)?;
-        Ok((body, told))
-    });
-    match told {
-        Ok((body, _)) if format == Format::Json => {
-            render::data(&String::from_utf8_lossy(&body));
-            Exit::Ok
-        }
-        Ok((_, told)) => {
-            if told.is_empty() {
-                render::note("this agent has seen no change of the owner of the data");
-            }
-            render::data(&ledger(&told, &TimeZone::system()));
+            render::data(&text(&listed, &TimeZone::system()));
             Exit::Ok
         }
         Err(error) => error.show(),
