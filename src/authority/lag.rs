@@ -63,6 +63,9 @@ impl Lag {
     }
 }
 
+/// A replica further behind, in milliseconds, is not ready: a failover would lose as much of what users wrote.
+pub const READY: u64 = 60_000;
+
 /// Milliseconds as seconds. A value that no number of people's size has is cut off.
 #[must_use]
 pub fn seconds(ms: u64) -> f64 {

@@ -8,6 +8,7 @@ use super::closing;
 use super::database::{Kind, Tables};
 use super::decide::Decision;
 use super::facts::{Across, Facts};
+use super::lag;
 use super::memory::{Own, Shows};
 use super::word::NOBODY;
 use super::{Role, State, epoch};
@@ -101,9 +102,6 @@ pub fn close(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
     if decision.state == State::Owner { Ok(()) } else { Err(Refused::NotOwner) }
 }
 
-/// A replica further behind would lose as many seconds of what users wrote.
-const READY_LAG_SECONDS: u64 = 60;
-
 /// Whether the other region would take the traffic well if this one were lost now.
 ///
 /// # Errors
@@ -115,8 +113,12 @@ pub fn other_ready(facts: &Facts) -> Result<(), Refused> {
         return Err(Refused::OtherNoReplica);
     }
     let replica = facts.other.as_ref().and_then(|other| other.fresh());
-    let lag = replica.and_then(|seen| seen.read.lag_seconds);
-    if lag.is_some_and(|lag| lag > READY_LAG_SECONDS) { Err(Refused::OtherLags) } else { Ok(()) }
+    let behind = replica.and_then(|seen| seen.read.lag_seconds);
+    if behind.is_some_and(|seconds| seconds.saturating_mul(1_000) > lag::READY) {
+        Err(Refused::OtherLags)
+    } else {
+        Ok(())
+    }
 }
 
 /// `drill`: whether its row may be written. There is one row a region, and a drill in the place of a close would open.

@@ -6,15 +6,12 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::decide::Decision;
 use super::facts::Across;
-use super::lag::Lag;
+use super::lag::{Lag, READY};
 use super::said::Said;
 use crate::group::view::Me;
 use crate::health::cause::Status;
 use crate::observation::{Component, DatabaseFacts, Facts};
 use crate::snapshot::Snapshot;
-
-/// A replica further behind than so many milliseconds would lose as much.
-const LAG_LIMIT: u64 = 60_000;
 
 /// See the module's page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +133,7 @@ fn database(decision: &Decision) -> Item {
 fn lag(lag: Option<&Lag>) -> Item {
     let Some(lag) = lag else { return Item::needed("lag", None, "the replication lag is not known") };
     let by = lag.by.name();
-    Item::needed("lag", Some(lag.ms <= LAG_LIMIT), format!("the replica is {:.1} s behind, by the {by}", lag.seconds()))
+    Item::needed("lag", Some(lag.ms <= READY), format!("the replica is {:.1} s behind, by the {by}", lag.seconds()))
 }
 
 fn link(facts: Option<&DatabaseFacts>) -> Item {

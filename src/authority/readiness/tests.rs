@@ -16,8 +16,8 @@ fn verified(config: Option<&str>) -> Across {
 
 #[test]
 fn a_lag_is_fine_up_to_a_minute_and_unknown_is_not_fine() {
-    assert_eq!(lag(Some(&seen(LAG_LIMIT))).ok, Some(true));
-    assert_eq!(lag(Some(&seen(LAG_LIMIT + 1))).ok, Some(false));
+    assert_eq!(lag(Some(&seen(READY))).ok, Some(true));
+    assert_eq!(lag(Some(&seen(READY + 1))).ok, Some(false));
     assert_eq!(lag(None).ok, None);
 }
 
