@@ -111,7 +111,7 @@ async fn idle(channels: &Channels, questions: &mut mpsc::Receiver<Question>) {
     }
 }
 
-/// Waits until a snapshot is so; false when none will come any more.
+/// Waits until a snapshot is so, and holds none afterwards; false when none will come any more.
 async fn changes(snapshots: &mut watch::Receiver<Arc<Snapshot>>, is_so: impl FnMut(&Arc<Snapshot>) -> bool) -> bool {
     snapshots.wait_for(is_so).await.is_ok()
 }
@@ -328,7 +328,7 @@ impl Task {
         for step in left {
             match step {
                 Step::Record(records) => self.record(&records).await,
-                Step::Claim(row) if may_claim => self.claim(&row, "").await,
+                Step::Claim(row) if may_claim => self.claim(&row).await,
                 _ => {}
             }
         }

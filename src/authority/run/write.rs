@@ -61,8 +61,8 @@ impl Task {
     }
 
     /// Writes the next epoch, after three fresh connections have proven the database writable.
-    pub(super) async fn claim(&mut self, row: &NewRow, reason: &str) {
-        let problem = self.try_claim(row, reason).await.err();
+    pub(super) async fn claim(&mut self, row: &NewRow) {
+        let problem = self.try_claim(row, "").await.err();
         self.note("claim", problem);
     }
 
