@@ -13,7 +13,7 @@ use super::membership::{self, Member, Membership};
 use crate::aws::{Aws, pace};
 use crate::clock::{self, BootTime};
 use crate::identity::Identity;
-use crate::probes::blocking::Lane;
+use crate::probes::blocking::{FILE, Lane};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{ErrorChain, event};
 
@@ -30,9 +30,6 @@ const RETRY: Duration = Duration::from_secs(30);
 const START: Duration = Duration::from_secs(60);
 const START_ALONE: Duration = Duration::from_secs(5);
 
-/// A healthy disk takes milliseconds.
-const DISK: Duration = Duration::from_secs(2);
-
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// Asks until cancelled. The snapshots, which come every few seconds, are its clock.
@@ -45,7 +42,7 @@ pub async fn run(
 ) {
     let mut questions = Questions::new(BootTime::now());
     let dir = state_dir.clone();
-    let kept = timeout(DISK, LANE.run(move || membership::load(&dir))).await;
+    let kept = timeout(FILE, LANE.run(move || membership::load(&dir))).await;
     let known = matches!(kept, Ok(Ok(Ok(Some(_)))));
     let mut complained = None;
     loop {
@@ -88,7 +85,7 @@ async fn keep(state_dir: PathBuf, group: String, instance: String, described: Ve
         membership::save(&state_dir, &now)?;
         Ok::<_, std::io::Error>((before, now))
     };
-    let kept = timeout(DISK, LANE.run(work)).await.map_err(|_| "the state directory does not answer".to_owned())?;
+    let kept = timeout(FILE, LANE.run(work)).await.map_err(|_| "the state directory does not answer".to_owned())?;
     let (before, now) = kept.map_err(|error| error.to_string())?.map_err(|error| ErrorChain(&error).to_string())?;
     if before.is_none_or(|before| before.members != now.members) {
         event::members_changed(&now);

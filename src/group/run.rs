@@ -22,7 +22,7 @@ use super::word::Place;
 use crate::clock::BootTime;
 use crate::identity::Identity;
 use crate::input::Input;
-use crate::probes::blocking::Lane;
+use crate::probes::blocking::{FILE, Lane};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{ErrorChain, event};
 
@@ -37,9 +37,6 @@ const HURRY: Duration = Duration::from_millis(500);
 
 /// Questions a second, so that a large group does not keep itself busy: above 40 members a round in trouble takes longer.
 const QUESTIONS: f64 = 20.0;
-
-/// A healthy disk takes milliseconds.
-const DISK: Duration = Duration::from_secs(2);
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
@@ -83,7 +80,7 @@ pub async fn run(
         let read = LANE.run(move || (key_file.as_deref().map(Keys::read), membership::load(&dir)));
         tokio::select! {
             () = cancelled.cancelled() => return,
-            read = timeout(DISK, read) => match read {
+            read = timeout(FILE, read) => match read {
                 Ok(Ok((keys, membership))) => known = Known::of(keys, membership),
                 Ok(Err(_)) => return,
                 // The disk hangs: what was read last is asked on.

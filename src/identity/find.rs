@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Identity;
 use crate::aws::{Aws, Failure, pace};
 use crate::group::membership;
-use crate::probes::blocking::Lane;
+use crate::probes::blocking::{FILE, Lane};
 use crate::telemetry::event;
 
 /// The first wait on an instance that is known to be one, while the metadata service or AWS does not answer.
@@ -23,9 +23,6 @@ const ELSEWHERE: Duration = Duration::from_secs(60);
 
 /// The wait after AWS said that this instance is in no group: it may be attached to one.
 const ALONE: Duration = Duration::from_secs(600);
-
-/// A healthy disk takes milliseconds.
-const DISK: Duration = Duration::from_secs(2);
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
@@ -88,7 +85,7 @@ async fn look(
     if let (Some(instance), None) = (&found.instance, &found.group) {
         // What was known before the agent started again, until AWS is heard: it may have been attached to another group.
         let dir = state_dir.to_owned();
-        let read = timeout(DISK, LANE.run(move || membership::load(&dir))).await;
+        let read = timeout(FILE, LANE.run(move || membership::load(&dir))).await;
         let kept = read.ok().and_then(Result::ok).and_then(Result::ok).flatten();
         found.group = kept.filter(|kept| kept.member(instance).is_some()).map(|kept| kept.group);
     }

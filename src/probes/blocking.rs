@@ -4,9 +4,13 @@
 //! already has instead of starting another one, and its own deadline ends the wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
+
+/// How long to wait for a small file on a local disk. A healthy one takes milliseconds.
+pub(crate) const FILE: Duration = Duration::from_secs(2);
 
 /// Runs one piece of work at a time. A probe that is built anew after a failure needs a lane that outlives it.
 #[derive(Debug, Clone)]

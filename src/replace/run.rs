@@ -9,7 +9,6 @@ mod work;
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,12 +30,9 @@ use crate::helper::Paths;
 use crate::identity::lifecycle::Target;
 use crate::input::Input;
 use crate::latches::Kind;
-use crate::probes::blocking::Lane;
+use crate::probes::blocking::{FILE, Lane};
 use crate::snapshot::Snapshot;
 use crate::telemetry::event;
-
-/// Reading or writing a small file on a local disk.
-const FILE: Duration = Duration::from_secs(2);
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
 

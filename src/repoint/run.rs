@@ -21,12 +21,10 @@ use crate::clock::BootTime;
 use crate::config::HostPort;
 use crate::group::keys;
 use crate::helper::Paths;
-use crate::probes::blocking::Lane;
+use crate::probes::blocking::{FILE, Lane};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{ErrorChain, event};
 
-/// Reading or writing a small file on a local disk.
-const FILE: Duration = Duration::from_secs(2);
 /// Between two looks for the helper's result.
 const RESULT: Duration = Duration::from_millis(50);
 /// How often sessions to a former writer are counted while there may be some.
