@@ -2,6 +2,7 @@
 //! release; and keys that change under all of them.
 
 use std::fs;
+use std::time::Instant;
 
 use dr_agent::clock::{Stamp, wall};
 use dr_agent::group::ask::{Heard, Silence};
@@ -515,13 +516,15 @@ fn keys_change_under_three_agents_and_no_vote_is_lost() {
         }
     }
     // Rounds that began after the last step.
-    let asked = || {
-        agents.iter().map(|one| one.agent.control().get("/status").unwrap().json()["group"]["asked_age_ms"].as_u64())
-    };
-    let before: Vec<_> = asked().collect();
+    let steps_done = Instant::now();
     eventually("a round more", || {
         all_vote(&agents)?;
-        let newer = asked().zip(&before).all(|(now, before)| now < *before);
+        let newer = agents.iter().all(|one| {
+            // Read before the answer is there, so that the round began after the steps for certain.
+            let since = steps_done.elapsed().as_millis();
+            let group = &one.agent.control().get("/status").unwrap().json()["group"];
+            group["asked_age_ms"].as_u64().is_some_and(|age| u128::from(age) < since)
+        });
         if newer { Ok(()) } else { Err("not yet".to_owned()) }
     });
 }
