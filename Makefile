@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 # The bench's driver is a package of its own (its Cargo.toml says why).
 BENCH := --locked --manifest-path tests/bench/Cargo.toml
+ARCH := x86_64
 .PHONY: help setup demo test rpm lint bench test-release clean
 
 # cargo-deny comes with the set-up.
@@ -23,11 +24,11 @@ test: setup ## Runs all tests, on real parts.
 	@tests/setup-machine >/dev/null || echo 'no machine with systemd here: its test will say that it was skipped'
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
 
-rpm: setup ## Makes the RPM for Amazon Linux 2023 in target/rpm.
-	@packaging/rpm/compile
+rpm: setup ## Makes the RPM for Amazon Linux 2023 in target/rpm; `make rpm ARCH=aarch64`: for Graviton.
+	@packaging/rpm/compile $(ARCH)
 	@# The profile of the tests, so that they need not compile it again.
 	cargo build --locked --profile test --example documents
-	@packaging/rpm/build
+	@packaging/rpm/build --arch $(ARCH)
 
 lint: setup ## Checks format, lints, licences, banned crates and sources.
 	cargo fmt --check
@@ -41,9 +42,9 @@ bench: setup ## Measures the endpoint against a bare hyper responder and nginx, 
 	cargo build --release $(BENCH) --target-dir target/bench
 	@tests/bench/run
 
-test-release: setup ## What is too long for `make test`: size of the release build, soak of 10 minutes with a frozen mount, 100 restarts.
-	@packaging/rpm/compile
+test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with a frozen mount, 100 restarts; the package again, and for aarch64.
 	@tests/release/run
+	@tests/release/package
 
 clean: ## Removes what was built and installed in this folder (not the Debian packages).
 	cargo clean

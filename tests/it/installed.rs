@@ -130,6 +130,10 @@ fn an_upgrade_and_a_downgrade_lose_no_answer() {
         );
         assert!(machine.run("dr-agent status").out.contains("not now"), "the state was kept");
     }
+    // What somebody stopped stays stopped.
+    machine.must("systemctl stop dr-agent");
+    let said = host.rpm("--upgrade", 2);
+    assert!(said.ok && host.property("dr-agent", "ActiveState") == "inactive", "{}", said.err);
     for each in asking.into_iter().chain([site]) {
         println!("{}", each.end("200"));
     }
@@ -157,7 +161,7 @@ fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     assert!(said.ok, "{}", said.err);
     host.agent_answers("/health/region");
     is_closed(&host);
-    let refused = host.machine.run("rpm --erase --force-debian dr-agent");
+    let refused = host.erase();
     assert!(
         !refused.ok && refused.err.contains("this region is closed") && refused.err.contains("fence release"),
         "{}",
@@ -166,20 +170,21 @@ fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     assert_eq!(host.property("dr-agent", "ActiveState"), "active", "nothing was touched");
     is_closed(&host);
     host.machine.must("systemctl stop dr-agent");
-    assert!(!host.machine.run("rpm --erase --force-debian dr-agent").ok, "nor without an agent");
+    assert!(!host.erase().ok, "nor without an agent");
 
+    // There is no other region here that could own the data.
     host.machine.must("systemctl start dr-agent && rm /var/lib/dr-agent/public/fenced");
     host.becomes("/health/region", "200");
     host.machine.put("/var/lib/dr-agent/public/draining", "", 0o644);
     let site = host.keep_asking("/");
-    let said = host.machine.run("rpm --erase --force-debian dr-agent");
+    let said = host.erase();
     assert!(said.ok && said.err.is_empty(), "{}", said.err);
     host.machine.must("nginx -t && systemctl reload nginx");
     println!("{}", site.end("200"));
     assert_eq!(host.markers(), "");
     assert_eq!(host.ask("/health/instance").body, "shop\n", "the site's own again");
     let traces = host.machine.must(
-        "find / -xdev '(' -name '*dr-agent*' -o -path '/run/*dr-agent*' ')' -not -path '/proc/*' -not -path '/var/log/*' -not -path '/root/*' | sort",
+        "find / /run -xdev '(' -name '*dr-agent*' -o -path '/run/*dr-agent*' ')' -not -path '/proc/*' -not -path '/var/log/*' -not -path '/root/*' | sort",
     );
     assert_eq!(traces, "/var/lib/dr-agent\n/var/lib/dr-agent-helper\n", "only the state");
     let units = host.machine.must(

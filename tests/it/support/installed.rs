@@ -55,6 +55,11 @@ impl Installed {
         self.machine.run(&format!("rpm {action} --force-debian --nodeps {path}"))
     }
 
+    /// Removes the package.
+    pub fn erase(&self) -> Said {
+        self.machine.run("rpm --erase --force-debian dr-agent")
+    }
+
     /// Asks nginx once.
     pub fn ask(&self, path: &str) -> Answer {
         let said =

@@ -47,16 +47,17 @@ pub fn package(release: u32) -> PathBuf {
     // Other tests are processes of their own.
     let lock = File::create(out.join("lock")).expect("make the lock");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
-    let stamp = out.join(format!("made-{release}"));
-    let made = fs::read_to_string(&stamp).map(PathBuf::from);
-    if let (Ok(package), Some(time)) = (made, changed(&stamp))
-        && package.exists()
+    let (agent, stamp) = (packaged_agent(), out.join(format!("made-{release}")));
+    let made = fs::read_to_string(&stamp).unwrap_or_default();
+    if let (Some((package, of)), Some(time)) = (made.split_once('\n'), changed(&stamp))
+        && Path::new(of) == agent
+        && Path::new(package).exists()
         && newest_input() < time
     {
-        return package;
+        return package.into();
     }
-    let package = path(&build(&packaged_agent(), &["--release", &release.to_string()], &out));
-    fs::write(&stamp, package.display().to_string()).expect("write the stamp");
+    let package = path(&build(&agent, &["--release", &release.to_string()], &out));
+    fs::write(&stamp, format!("{}\n{}", package.display(), agent.display())).expect("write the stamp");
     package
 }
 
