@@ -133,6 +133,10 @@ struct Task {
     ledger: Arc<Ledger>,
     /// When three connections have proven the database writable since the last look.
     proven: Option<Timestamp>,
+    /// How far a planned close has come.
+    close: Option<operator::Progress>,
+    /// A question for the tags that an earlier round did not wait for.
+    late_tags: Option<gather::TagQuestion>,
     /// Tags that are being written.
     tagging: JoinSet<Written>,
     /// Not before then.
@@ -167,6 +171,8 @@ impl Task {
             lag: None,
             ledger: Arc::clone(&snapshot.state.ledger),
             proven: None,
+            close: None,
+            late_tags: None,
             tagging: JoinSet::new(),
             tag_next: now,
             began: now,
@@ -246,6 +252,8 @@ impl Task {
         let decision = decide(&self.facts, &self.memory);
         let lag = Lag::of(&self.facts, &decision.memory);
         self.write_down(&decision, &progress, lag.as_ref());
+        let instance = snapshot.about.owner.instance.as_deref().unwrap_or_default();
+        self.close = Some(operator::Progress::of(&self.facts, &decision, instance, self.close.as_ref()));
         if self.memory.state != decision.state || self.decision.is_none() {
             let notice = Notice::of(&decision, &self.ledger);
             event::authority_changed(self.memory.state, &decision, notice.as_ref());
@@ -364,8 +372,11 @@ impl Task {
             Target::Nobody => repoint::decision::Target::None,
             Target::Region(region) => repoint::decision::Target::Region(region.clone()),
         };
-        // Until the first decision of a boot nothing is wanted, and the boot gate waits.
-        let wanted = (decision.state != State::Boot).then(|| repoint::plan::Wanted {
+        // Until the first decision of a boot nothing is wanted, and the boot gate waits; where there are no outputs to wait
+        // for, until the fence stands.
+        let is_first = decision.state == State::Boot;
+        let fences = decision.gate == Gate::Closed && !self.facts.applied.gate_closed;
+        let wanted = (!is_first && (self.setup.has_outputs || !fences)).then(|| repoint::plan::Wanted {
             writer,
             reader,
             epoch: decision.memory.known_epoch(),

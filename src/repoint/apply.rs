@@ -115,10 +115,11 @@ pub async fn run(path: Option<&Path>) -> Result<Applied, Failed> {
     let lock = File::create(dir.join(LOCK)).map_err(unusable)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Failed::Busy)?;
     let (config, warning) = configuration(path, &dir).map_err(Failed::Configuration)?;
-    let decision = decision::read(&config.state_dir).map_err(Failed::Decision)?;
+    let paths = Paths::of(&config.listen.control);
+    let decision = decision::read(&config.state_dir, paths.run_dir()).map_err(Failed::Decision)?;
     let mut applied = Run { dir: &dir, config: &config, decision: &decision }.carry_out().await;
     applied.warning = warning;
-    Paths::of(&config.listen.control).report(VERB, &applied).map_err(Failed::Result)?;
+    paths.report(VERB, &applied).map_err(Failed::Result)?;
     Ok(applied)
 }
 

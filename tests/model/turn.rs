@@ -68,7 +68,7 @@ fn facts(world: &World, index: usize, answering: Option<usize>, rules: Rules) ->
         own: database(0),
         other: Some(database(1)),
         across: Some(Source { last: Some(Asked { began: at(now), answer }) }),
-        group: Group { asked: Some(at(now)), members: members.collect() },
+        group: Group { asked: Some(at(now)), members: members.collect(), silent: Vec::new() },
         tags: (!rules.no_tags).then(tagged),
         applied: applied(agent),
     }

@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::facts::{Across, Applied, Asked, Group, Member};
+use super::super::facts::{Across, Applied, Asked, Group, Member, Tags};
 use super::super::other::Said as Heard;
 use super::super::word::Proof;
 use super::write::read_tags;
 use super::{TAGS, Task};
 use crate::authority::database::{Attempt, Unread};
 use crate::clock::BootTime;
+use crate::group::ask::Silence;
 use crate::repoint::run::Progress;
 use crate::snapshot::Snapshot;
+
+/// A question for the group's tags.
+#[derive(Debug)]
+pub(super) struct TagQuestion {
+    began: BootTime,
+    /// `None` when it failed, which is known within 10 s.
+    answer: JoinSet<Option<Tags>>,
+}
 
 /// An instance whose group nobody has named by then has none.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
@@ -20,10 +30,8 @@ const ALONE_AFTER: Duration = Duration::from_secs(5);
 impl Task {
     /// Asks every source, side by side, each within its own deadline.
     pub(super) async fn round(&mut self) {
-        let began = BootTime::now();
         let keys = self.channels.standing.borrow().keys.clone();
-        let reads_tags = self.decision.as_ref().is_none_or(|decision| decision.reads_tags);
-        let group = self.group_name();
+        let mut question = self.ask_tags();
         let own = self.own.read();
         let other = async {
             match &mut self.other {
@@ -37,13 +45,8 @@ impl Task {
                 None => None,
             }
         };
-        let region = self.setup.place.region.as_str();
-        let tags = async {
-            let group = group.as_deref().filter(|_| reads_tags)?;
-            let tags = timeout(TAGS, self.channels.aws.tags(region, group)).await;
-            Some(Asked { began, answer: tags.ok().and_then(Result::ok).map(|tags| read_tags(&tags)) })
-        };
-        let (own, other, across, tags) = tokio::join!(own, other, across, tags);
+        let tags = async { timeout(TAGS, question.as_mut()?.answer.join_next()).await.ok()??.ok()? };
+        let (own, other, across, in_time) = tokio::join!(own, other, across, tags);
         let unreached = |attempt: &Option<Attempt>| {
             attempt.as_ref().is_none_or(|attempt| matches!(attempt.result, Err(Unread::Unreached(_))))
         };
@@ -67,12 +70,41 @@ impl Task {
             return;
         }
         // As long as nobody knows the group its tags were not asked for.
+        let Some(question) = question else {
+            self.facts.tags.get_or_insert_default();
+            return;
+        };
+        let heard = self.heard_tags(question, in_time);
         let tagged = self.facts.tags.get_or_insert_default();
-        if let Some(asked) = tags {
-            if let Some(tags) = &asked.answer {
-                tagged.stands = tags.clone();
-            }
-            tagged.last = Some(asked);
+        if let Some(tags) = &heard.answer {
+            tagged.stands = tags.clone();
+        }
+        tagged.last = Some(heard);
+    }
+
+    /// A question for the group's tags, if they are to be read.
+    fn ask_tags(&self) -> Option<TagQuestion> {
+        if !self.decision.as_ref().is_none_or(|decision| decision.reads_tags) {
+            return None;
+        }
+        let group = self.group_name()?;
+        let (aws, region) = (self.channels.aws.clone(), self.setup.place.region.clone());
+        let mut question = TagQuestion { began: BootTime::now(), answer: JoinSet::new() };
+        question.answer.spawn(async move { aws.tags(&region, &group).await.ok().map(|tags| read_tags(&tags)) });
+        Some(question)
+    }
+
+    /// What this round's question brought. One that is not answered in time goes on, and counts in a later round: a busy
+    /// machine or a throttled API answers late for a long time, and what is asked anew every time it never hears.
+    fn heard_tags(&mut self, question: TagQuestion, in_time: Option<Tags>) -> Asked<Option<Tags>> {
+        let began = question.began;
+        let late = self.late_tags.as_mut().and_then(|late| Some((late.began, late.answer.try_join_next()?)));
+        if late.is_some() || self.late_tags.is_none() {
+            self.late_tags = (!question.answer.is_empty()).then_some(question);
+        }
+        match (in_time, late) {
+            (None, Some((began, Ok(Some(tags))))) => Asked { began, answer: Some(tags) },
+            (answer, _) => Asked { began, answer },
         }
     }
 
@@ -88,7 +120,7 @@ impl Task {
     pub(super) fn group(&self, snapshot: &Snapshot) -> Group {
         let Some(round) = &snapshot.round else {
             let asked = self.is_alone().then_some(self.facts.now);
-            return Group { asked, members: Vec::new() };
+            return Group { asked, ..Group::default() };
         };
         let me = crate::group::view::Me {
             deployment: &snapshot.config.deployment,
@@ -101,7 +133,12 @@ impl Task {
             region_closed: word.region_closed,
             word: word.authority.clone(),
         };
-        Group { asked: Some(asked), members: round.words(&me).map(member).collect() }
+        let silent = round.heard.iter().filter(|heard| !matches!(heard.word, Ok(_) | Err(Silence::Stranger)));
+        Group {
+            asked: Some(asked),
+            members: round.words(&me).map(member).collect(),
+            silent: silent.map(|heard| heard.instance.clone()).collect(),
+        }
     }
 
     pub(super) fn applied(&self, snapshot: &Snapshot, progress: &Progress) -> Applied {
