@@ -225,7 +225,7 @@ impl Report {
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
         report.certificates.clone_from(&snapshot.certificates);
         report.group = members::group(snapshot, now);
-        report.authority = authority::Authority::of(snapshot, now);
+        report.authority = authority::Authority::live(snapshot, now);
         report.verdicts.promoted = Promoted::of(snapshot);
         report.aws = aws::Aws::live(&crate::aws::calls());
         report

@@ -12,17 +12,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Decision, decide};
-use super::facts::{Applied, Facts, Group, Source, Tagged, Waits};
+use super::facts::{Applied, Facts};
 use super::lag::Lag;
 use super::ledger::{Ledger, Look};
 use super::memory::Memory;
 use super::notice::Notice;
-use super::other::Other;
 use super::outputs::{Gate, Step, Target, steps};
 use super::said::{Said, other_database};
-use super::sql::Database;
 use super::word::{Proof, Word};
-use super::{State, facts, operator};
+use super::{State, operator};
 use crate::aws::Aws;
 use crate::clock::{self, BootTime};
 use crate::group::run::Standing;
@@ -33,10 +31,13 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::event;
 
 mod gather;
+mod once;
 mod order;
 mod setup;
 mod write;
 
+use gather::Sources;
+pub use once::{Stands, once};
 pub use order::{Answer, No, Order, Question, summary};
 use setup::Setup;
 use write::Written;
@@ -119,9 +120,7 @@ async fn changes(snapshots: &mut watch::Receiver<Arc<Snapshot>>, is_so: impl FnM
 struct Task {
     channels: Channels,
     setup: Setup,
-    own: Database,
-    other: Option<Database>,
-    across: Option<Other>,
+    sources: Sources,
     facts: Facts,
     memory: Memory,
     /// What was decided last.
@@ -147,23 +146,10 @@ struct Task {
 impl Task {
     fn new(channels: Channels, setup: Setup, snapshot: &Snapshot) -> Self {
         let now = BootTime::now();
-        let across = setup.url.as_ref().and_then(|url| Other::new(&setup.place.other, url, &setup.deployment));
-        let facts = Facts {
-            now,
-            place: setup.place.clone(),
-            waits: Waits { boot: setup.authority.boot_wait, takeover: setup.authority.takeover_wait },
-            own: facts::Database::default(),
-            other: setup.other.as_ref().map(|_| facts::Database::default()),
-            across: across.as_ref().map(|_| Source::default()),
-            group: Group::default(),
-            tags: Some(Tagged::default()),
-            applied: Applied::default(),
-        };
+        let sources = Sources::of(&setup);
         Self {
-            own: Database::new(setup.own.clone()),
-            other: setup.other.clone().map(Database::new),
-            across,
-            facts,
+            facts: sources.facts(&setup, now),
+            sources,
             memory: Memory::resume(snapshot.state.authority.clone(), &channels.boot, now),
             decision: None,
             said: None,
@@ -248,7 +234,7 @@ impl Task {
         self.hear_tagged();
         self.facts.now = BootTime::now();
         self.facts.group = self.group(&snapshot);
-        self.facts.applied = self.applied(&snapshot, &progress);
+        self.facts.applied = Applied { gate_closed: snapshot.gate_closed, ..gather::applied(&self.setup, &progress) };
         let decision = decide(&self.facts, &self.memory);
         let lag = Lag::of(&self.facts, &decision.memory);
         self.write_down(&decision, &progress, lag.as_ref());
@@ -341,13 +327,13 @@ impl Task {
             }
         }
         if let Some(server) = &decision.enrol
-            && let Some(other) = &mut self.other
+            && let Some(other) = &mut self.sources.other
         {
             let result = other.enrol(server, &self.setup.place.region).await;
             self.note("enrol", result.err().map(|error| error.to_string()));
         }
         if let Some(until) = decision.release {
-            let result = self.own.release(&self.setup.place.region, until).await;
+            let result = self.sources.own.release(&self.setup.place.region, until).await;
             self.note("release", result.err().map(|error| error.to_string()));
         }
     }

@@ -18,7 +18,7 @@ use super::look::{self, Look};
 use super::plan::{Draft, Goal, Phase, Plan, Step, Wanted};
 use super::{VERB, gate, sessions, verify};
 use crate::clock::BootTime;
-use crate::config::HostPort;
+use crate::config::{Config, HostPort};
 use crate::group::keys;
 use crate::helper::Paths;
 use crate::probes::blocking::{FILE, Lane};
@@ -88,18 +88,28 @@ pub async fn run<L: Look>(channels: Channels<L>, cancelled: CancellationToken) {
     }
 }
 
+impl Progress {
+    /// What an earlier life of the agent has left. Blocking.
+    #[must_use]
+    pub fn kept(config: &Config) -> Self {
+        let paths = Paths::of(&config.listen.control);
+        let mut plan = decision::read(&config.state_dir, paths.run_dir())
+            .map(|decision| Plan::resume(decision, config, BootTime::now()))
+            .unwrap_or_default();
+        if let Some(applied) = paths.newest::<Applied>(VERB) {
+            plan.recall(&applied);
+        }
+        Self { plan, ..Self::default() }
+    }
+}
+
 impl<L: Look> Task<L> {
     async fn start(channels: Channels<L>) {
         let snapshot = Arc::clone(&channels.snapshots.borrow());
         let paths = Paths::of(&snapshot.config.listen.control);
-        let (dir, results) = (channels.state_dir.clone(), paths.clone());
-        let known = LANE.run(move || (decision::read(&dir, results.run_dir()).ok(), results.newest::<Applied>(VERB)));
-        let (decision, applied) = timeout(FILE, known).await.ok().and_then(Result::ok).unwrap_or_default();
-        let plan = decision.map(|decision| Plan::resume(decision, &snapshot.config, BootTime::now()));
-        let mut plan = plan.unwrap_or_default();
-        if let Some(applied) = applied {
-            plan.recall(&applied);
-        }
+        let config = Arc::clone(&snapshot.config);
+        let kept = timeout(FILE, LANE.run(move || Progress::kept(&config))).await;
+        let plan = kept.ok().and_then(Result::ok).unwrap_or_default().plan;
         let task = Self {
             paths,
             snapshot,

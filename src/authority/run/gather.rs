@@ -5,14 +5,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::facts::{Across, Applied, Asked, Group, Member, Tags};
-use super::super::other::Said as Heard;
+use super::super::facts::{self, Across, Applied, Asked, Facts, Group, Member, Source, Tagged, Tags, Waits};
+use super::super::other::{Heard, Other, Said as Answered};
+use super::super::sql::Database;
 use super::super::word::Proof;
+use super::setup::Setup;
 use super::write::read_tags;
 use super::{TAGS, Task};
 use crate::authority::database::{Attempt, Unread};
 use crate::clock::BootTime;
 use crate::group::ask::Silence;
+use crate::group::keys::Keys;
 use crate::repoint::run::Progress;
 use crate::snapshot::Snapshot;
 
@@ -27,11 +30,47 @@ pub(super) struct TagQuestion {
 /// An instance whose group nobody has named by then has none.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
-impl Task {
-    /// Asks every source, side by side, each within its own deadline.
-    pub(super) async fn round(&mut self) {
-        let keys = self.channels.standing.borrow().keys.clone();
-        let mut question = self.ask_tags();
+/// Who is asked once a round without AWS and without the group.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) own: Database,
+    pub(super) other: Option<Database>,
+    across: Option<Other>,
+}
+
+/// What they answered.
+pub(super) struct Answers {
+    own: Attempt,
+    other: Option<Attempt>,
+    across: Option<Heard>,
+}
+
+impl Sources {
+    pub(super) fn of(setup: &Setup) -> Self {
+        Self {
+            own: Database::new(setup.own.clone()),
+            other: setup.other.clone().map(Database::new),
+            across: setup.url.as_ref().and_then(|url| Other::new(&setup.place.other, url, &setup.deployment)),
+        }
+    }
+
+    /// What is known before anybody was asked.
+    pub(super) fn facts(&self, setup: &Setup, now: BootTime) -> Facts {
+        Facts {
+            now,
+            place: setup.place.clone(),
+            waits: Waits { boot: setup.authority.boot_wait, takeover: setup.authority.takeover_wait },
+            own: facts::Database::default(),
+            other: self.other.as_ref().map(|_| facts::Database::default()),
+            across: self.across.as_ref().map(|_| Source::default()),
+            group: Group::default(),
+            tags: Some(Tagged::default()),
+            applied: Applied::default(),
+        }
+    }
+
+    /// Asks all side by side, each within its own deadline of 2 s.
+    pub(super) async fn ask(&mut self, keys: Option<&Keys>) -> Answers {
         let own = self.own.read();
         let other = async {
             match &mut self.other {
@@ -41,30 +80,47 @@ impl Task {
         };
         let across = async {
             match &self.across {
-                Some(across) => Some(across.ask(keys.as_ref()).await),
+                Some(across) => Some(across.ask(keys).await),
                 None => None,
             }
         };
-        let tags = async { timeout(TAGS, question.as_mut()?.answer.join_next()).await.ok()??.ok()? };
-        let (own, other, across, in_time) = tokio::join!(own, other, across, tags);
+        let (own, other, across) = tokio::join!(own, other, across);
+        Answers { own, other, across }
+    }
+}
+
+impl Answers {
+    pub(super) fn tell(self, facts: &mut Facts) {
+        let Self { own, other, across } = self;
         let unreached = |attempt: &Option<Attempt>| {
             attempt.as_ref().is_none_or(|attempt| matches!(attempt.result, Err(Unread::Unreached(_))))
         };
-        if let (Some(source), Some(heard)) = (&mut self.facts.across, across) {
+        if let (Some(source), Some(heard)) = (&mut facts.across, across) {
             let answer = match heard.said {
-                Heard::Verified(value) => {
+                Answered::Verified(value) => {
                     serde_json::from_value::<Proof>(value).map_or(Across::Failed, Across::Verified)
                 }
-                Heard::Unverified(epoch) => Across::Unverified(epoch),
-                Heard::Unreached(_) if unreached(&other) => Across::Silent,
-                Heard::Unreached(_) | Heard::Failed(_) => Across::Failed,
+                Answered::Unverified(epoch) => Across::Unverified(epoch),
+                Answered::Unreached(_) if unreached(&other) => Across::Silent,
+                Answered::Unreached(_) | Answered::Failed(_) => Across::Failed,
             };
             source.last = Some(Asked { began: heard.began, answer });
         }
-        self.facts.own.take(own);
-        if let (Some(database), Some(attempt)) = (&mut self.facts.other, other) {
+        facts.own.take(own);
+        if let (Some(database), Some(attempt)) = (&mut facts.other, other) {
             database.take(attempt);
         }
+    }
+}
+
+impl Task {
+    /// Asks every source, side by side, each within its own deadline.
+    pub(super) async fn round(&mut self) {
+        let keys = self.channels.standing.borrow().keys.clone();
+        let mut question = self.ask_tags();
+        let tags = async { timeout(TAGS, question.as_mut()?.answer.join_next()).await.ok()??.ok()? };
+        let (answers, in_time) = tokio::join!(Box::pin(self.sources.ask(keys.as_ref())), tags);
+        answers.tell(&mut self.facts);
         if self.is_alone() {
             self.facts.tags = None;
             return;
@@ -140,23 +196,24 @@ impl Task {
             silent: silent.map(|heard| heard.instance.clone()).collect(),
         }
     }
+}
 
-    pub(super) fn applied(&self, snapshot: &Snapshot, progress: &Progress) -> Applied {
-        let place = &self.setup.place;
-        let writers = match progress.plan.writers().filter(|_| self.setup.has_outputs) {
-            Some(writers) => writers,
-            // Decided in an earlier life, and since the machine started nobody has told whether it was carried out.
-            None if self.setup.has_outputs && progress.plan.current.is_some() => {
-                [place.region.clone(), place.other.clone()].into()
-            }
-            // An app that nobody has repointed yet writes to its own region's database.
-            None => [place.region.clone()].into(),
-        };
-        Applied {
-            gate_closed: snapshot.gate_closed,
-            writers,
-            never_had_writer: self.setup.has_outputs && progress.plan.current.is_none(),
-            old_writer_sessions: progress.old_writer_sessions.try_into().unwrap_or(u32::MAX),
+/// What the app's outputs are known to say; the gate is not of it.
+pub(super) fn applied(setup: &Setup, progress: &Progress) -> Applied {
+    let place = &setup.place;
+    let writers = match progress.plan.writers().filter(|_| setup.has_outputs) {
+        Some(writers) => writers,
+        // Decided in an earlier life, and since the machine started nobody has told whether it was carried out.
+        None if setup.has_outputs && progress.plan.current.is_some() => {
+            [place.region.clone(), place.other.clone()].into()
         }
+        // An app that nobody has repointed yet writes to its own region's database.
+        None => [place.region.clone()].into(),
+    };
+    Applied {
+        gate_closed: false,
+        writers,
+        never_had_writer: setup.has_outputs && progress.plan.current.is_none(),
+        old_writer_sessions: progress.old_writer_sessions.try_into().unwrap_or(u32::MAX),
     }
 }

@@ -112,6 +112,7 @@ impl Task {
             Order::Release { reason, loses } => match operator::release(&self.facts, &decision)? {
                 Release::EndClose(until) => {
                     let swap = self
+                        .sources
                         .own
                         .release(&self.setup.place.region, until)
                         .await
@@ -141,7 +142,7 @@ impl Task {
                     by_whom: by_whom.to_owned(),
                     before: self.row_that_stands(),
                 };
-                let swap = self.own.close(&close).await.map_err(|error| failed(error.to_string()))?;
+                let swap = self.sources.own.close(&close).await.map_err(|error| failed(error.to_string()))?;
                 done(swap).map(|()| json!({ "seconds": seconds }))
             }
         }
