@@ -58,6 +58,12 @@ impl Paths {
         self.results.join("staging")
     }
 
+    /// Where only root writes.
+    #[must_use]
+    pub fn results(&self) -> &Path {
+        &self.results
+    }
+
     fn request_file(&self, verb: &str) -> PathBuf {
         self.run_dir.join("request").join(verb)
     }

@@ -96,11 +96,13 @@ pub mod repoint;
 // What they stand on
 pub mod app;
 pub mod aws;
+pub mod bootstrap;
 pub mod clock;
 pub mod config;
 pub mod database;
 pub mod helper;
 pub mod identity;
+pub mod image;
 pub mod latches;
 pub(crate) mod reasons;
 pub mod resume;

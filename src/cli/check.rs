@@ -1,6 +1,7 @@
 //! `dr-agent check`: every probe once through the agent's own code, judged by the agent's own rules, nothing changed.
 
 pub(super) mod aws;
+mod offline;
 
 use std::fs;
 use std::io;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use super::client::{self, Error};
 use super::{CheckArgs, Exit, Format, page, region, render};
 use crate::authority;
+use crate::bootstrap::Record;
 use crate::certificates;
 use crate::clock::{self, BootTime, Stamp};
 use crate::config::Config;
@@ -54,6 +56,9 @@ const PROBES_LIMIT: Duration = Duration::from_secs(11);
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(9_500);
 
 pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
+    if args.offline {
+        return offline::run(path.as_deref(), args.format);
+    }
     let probed_as = match user() {
         Who::Root if args.as_me => "root (`--as-me`)".to_owned(),
         Who::Root => {
@@ -199,6 +204,7 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let mut report = judge(&about, &config, observations, &remembered, markers);
     report.agent.probed_as = Some(probed_as);
     report.authority = whose;
+    report.bootstrap = Record::newest(&config.listen.control);
     report.certificates = certificates;
     let told = seen_of_aws.told(live, &config);
     for (what, known) in [(INSTANCE, &mut report.agent.instance), (REGION, &mut report.agent.region)] {

@@ -28,7 +28,8 @@ use crate::helper::{Done, Paths};
 use crate::state::write_atomically;
 use crate::telemetry::ErrorChain;
 
-const USUAL_DIR: &str = "/var/lib/dr-agent-helper";
+/// Where the root helper keeps what it did.
+pub const USUAL_DIR: &str = "/var/lib/dr-agent-helper";
 const KEPT: &str = "repoint.json";
 const LOCK: &str = "lock";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
