@@ -243,7 +243,7 @@ cause_table! {
     WiringForeign       "wiring-foreign-answer":     Degraded  Configuration Keeps              Keeps     Never,
         "finds another page where a health answer belongs", "add `include /etc/nginx/dr-agent.d/*.conf;` to that server block";
     WiringHelper        "wiring-helper-silent":      Degraded  Configuration Keeps              Keeps     Never,
-        "finds that the root helper does not answer", "see `systemctl status 'dr-agent-helper*'`; are its `.path` units enabled?";
+        "finds that the root helper does not answer", "see `systemctl status 'dr-agent-helper*'`; are its `.path` units active?";
     WiringCertificate   "wiring-certificate":        Degraded  Configuration Keeps              Keeps     Never,
         "finds that browsers refuse the certificate of the other region's name: after a failover users would be turned away", "renew or correct it there";
 

@@ -41,6 +41,8 @@ mod helper;
 mod host;
 // The three listeners, their limits, and what abuses them.
 mod http;
+// The package on a booted machine: installed, running, upgraded, removed.
+mod installed;
 // The held word on disk.
 mod markers;
 // Every state of the agent, every path, every marker, through nginx.
@@ -49,6 +51,8 @@ mod matrix;
 mod metrics;
 // A real nginx in every state it can be in, and servers that no nginx would be.
 mod nginx;
+// The package as a file.
+mod package;
 // A group decides that one of it is replaced.
 mod replace;
 // Members that lie, hang, break and are somebody else; keys that change.

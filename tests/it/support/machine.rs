@@ -5,36 +5,45 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _, stderr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
 use super::{eventually, repository};
 
-/// Starts the container in control groups of its own, and takes everything down when its input ends: also when the
-/// test was killed. Killing nspawn would leave the container running, so the container's init is killed.
+/// Starts the container in control groups of its own, once and then for each line of its input, and takes everything down
+/// when its input ends: also when the test was killed. Killing nspawn would leave the container running, so the
+/// container's init is killed. The disk is in memory, in a mount namespace that ends with this.
 const KEEPER: &str = r#"
 set -u
-root=$1 name=$2 folder=$3
-# An interrupt from the terminal ends `cat`, not this.
+root=$1 name=$2 folder=$3 disk=$3/disk
+# An interrupt from the terminal ends `read`, not this.
 trap : INT TERM
+mkdir "$disk" && mount -t tmpfs -o mode=0755 disk "$disk" && mkdir "$disk/upper" "$disk/work" "$disk/root" || exit
+mount -t overlay -o "lowerdir=$root,upperdir=$disk/upper,workdir=$disk/work" disk "$disk/root" || exit
 groups=
 for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     [ -e "$base/cgroup.procs" ] && mkdir "$base/$name" && groups="$groups $base/$name"
 done
-(
-    for group in $groups; do echo 0 >"$group/cgroup.procs"; done
-    exec setsid systemd-nspawn --quiet --register=no --keep-unit --directory="$root" --volatile=overlay \
-        --machine="$name" --private-network --boot --console=read-only </dev/null >"$folder/console" 2>&1
-) &
-nspawn=$!
-echo "$nspawn"
-exec >/dev/null
-cat
+boot() {
+    (
+        for group in $groups; do echo 0 >"$group/cgroup.procs"; done
+        exec setsid systemd-nspawn --quiet --register=no --keep-unit --directory="$disk/root" \
+            --machine="$name" --private-network --boot --console=read-only </dev/null >>"$folder/console" 2>&1
+    ) &
+    nspawn=$!
+    echo "$nspawn"
+}
+boot
+while read -r _; do
+    wait "$nspawn"
+    boot
+done
 # Its only child is the container's init; without one, nspawn itself did not get that far.
 kill -KILL $(cat "/proc/$nspawn/task/$nspawn/children") 2>/dev/null || kill -TERM "$nspawn" 2>/dev/null
 wait "$nspawn"
 for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+umount "$disk/root" "$disk"
 rm -rf "$folder"
 "#;
 
@@ -42,6 +51,8 @@ rm -rf "$folder"
 #[derive(Debug)]
 pub struct Machine {
     keeper: Child,
+    /// The keeper's words: the process id of each nspawn that it starts.
+    words: BufReader<ChildStdout>,
     nspawn: String,
     folder: TempDir,
 }
@@ -69,22 +80,40 @@ impl Machine {
             }
         };
         let folder = tempfile::Builder::new().prefix("dr-agent-machine-").tempdir().expect("make a folder");
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", &root])
+        let mut keeper = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", KEEPER, "keeper", &root])
             .args([folder.path().file_name().expect("a name"), folder.path().as_os_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("start sh");
-        let mut nspawn = String::new();
-        BufReader::new(keeper.stdout.take().expect("piped")).read_line(&mut nspawn).expect("read the pid of nspawn");
-        let machine = Self { keeper, nspawn: nspawn.trim().to_owned(), folder };
-        eventually("the machine boots", || {
-            let said = machine.run("systemctl is-system-running");
-            let state = said.out.trim();
-            if state == "running" || state == "degraded" { Ok(()) } else { Err(machine.describe(&said)) }
-        });
+            .expect("run unshare (Debian package util-linux)");
+        let words = BufReader::new(keeper.stdout.take().expect("piped"));
+        let mut machine = Self { keeper, words, nspawn: String::new(), folder };
+        machine.booted();
         Some(machine)
+    }
+
+    /// Waits until it is up.
+    fn booted(&mut self) {
+        self.nspawn.clear();
+        self.words.read_line(&mut self.nspawn).expect("read the pid of nspawn");
+        self.nspawn.truncate(self.nspawn.trim_end().len());
+        eventually("the machine boots", || {
+            let said = self.run("systemctl is-system-running");
+            let state = said.out.trim();
+            if state == "running" || state == "degraded" { Ok(()) } else { Err(self.describe(&said)) }
+        });
+    }
+
+    /// Shuts it down, and boots it again: what is on its disk stays.
+    pub fn reboot(&mut self) {
+        self.run("systemctl reboot");
+        eventually("the machine shuts down", || match self.init().as_str() {
+            "" => Ok(()),
+            init => Err(format!("its init {init} still runs")),
+        });
+        writeln!(self.keeper.stdin.as_mut().expect("piped"), "again").expect("tell the keeper");
+        self.booted();
     }
 
     /// The process id of the machine's init, as seen from here; empty before there is one.

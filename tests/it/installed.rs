@@ -1,0 +1,251 @@
+//! The package on a machine with a real systemd and nginx: installed, running, broken, upgraded, fenced, removed. Each
+//! time what nginx answers, which markers stand and what the units are.
+
+use std::time::{Duration, Instant};
+
+use crate::support::installed::Installed;
+use crate::support::within;
+
+const PATHS: [&str; 3] = ["nginx-restart", "efs-remount", "repoint-apply"];
+
+#[test]
+fn it_is_installed_without_starting_and_starts_without_network_mount_and_database() {
+    let Some(host) = Installed::new() else { return };
+    let machine = &host.machine;
+    assert_eq!(
+        (host.property("dr-agent", "ActiveState"), host.property("dr-agent", "UnitFileState")),
+        ("inactive".into(), "disabled".into())
+    );
+    assert!(machine.must("rpm --verify --nodeps dr-agent").is_empty(), "everything is as it was packaged");
+    assert_eq!(machine.must("id -u dr-agent && getent group dr-agent-admin | cut -d: -f1"), "848\ndr-agent-admin\n");
+    let held = host.ask("/health/instance");
+    assert_eq!((held.code.as_str(), held.by.as_str()), ("200", "absent"), "the site takes it in before the agent runs");
+
+    let dead = "schema = 1\ndeployment = \"shop\"\n[probe.efs]\npath = \"/mnt/efs\"\n[probe.database]\nuser = \"dr_agent\"\n\
+                [region.a-1]\ndatabase = \"10.255.255.1:3306\"\nefs = \"fs-0123456789abcdef0\"\n";
+    machine.put("/etc/dr-agent/agent.toml", dead, 0o644);
+    machine.put("/etc/dr-agent/region", "a-1\n", 0o644);
+    machine.must("dr-agent config check");
+    let began = Instant::now();
+    machine.must("systemctl enable --quiet --now dr-agent");
+    let started = began.elapsed();
+    host.agent_answers("/health/instance");
+    println!("systemctl start took {started:?}, the first answer of the agent was there after {:?}", began.elapsed());
+    for unit in PATHS {
+        assert_eq!(
+            host.property(&format!("dr-agent-helper-{unit}.path"), "ActiveState"),
+            "active",
+            "the agent wants it"
+        );
+    }
+    let instance = host.becomes("/health/instance", "200");
+    host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=efs TO=unhealthy CAUSE=efs-not-mounted");
+    assert!(instance.body.starts_with(r#"{"ok":true,"dr-agent":"instance","status":""#), "{}", instance.body);
+    machine.must("systemd-analyze security --threshold=20 --no-pager dr-agent.service");
+    println!("{}", machine.must("systemd-analyze security --no-pager dr-agent.service | tail -n 1"));
+
+    // Everything comes back by itself.
+    let mut host = host;
+    host.machine.reboot();
+    host.agent_answers("/health/instance");
+    host.becomes("/health/instance", "200");
+    assert_eq!(host.ask("/").body, "shop\n");
+    assert_eq!(
+        host.property("dr-agent-gate", "ActiveState"),
+        "active",
+        "it is enabled with the agent, and holds nothing up"
+    );
+    let failed = host.machine.must("systemctl list-units --failed --no-legend 'dr-agent*' nginx.service");
+    assert!(failed.is_empty(), "{failed}");
+}
+
+#[test]
+fn nobody_notices_an_agent_that_dies_hangs_or_has_a_bad_file() {
+    let Some(host) = Installed::running() else { return };
+    let machine = &host.machine;
+    let site = host.keep_asking("/");
+    let asking = [host.keep_asking("/health/instance"), host.keep_asking("/health/region")];
+
+    machine.must("systemctl kill --signal=KILL dr-agent");
+    host.property_becomes("dr-agent", "NRestarts", "1");
+    host.agent_answers("/health/instance");
+    machine.must("systemctl kill --signal=STOP dr-agent");
+    assert_eq!(host.becomes("/health/live", "503").by, "absent");
+    host.property_becomes("dr-agent", "NRestarts", "2");
+    host.journal_has("UNIT=dr-agent.service UNIT_RESULT=watchdog");
+    host.agent_answers("/health/instance");
+
+    // A bad file is no reason to end; a start with one takes the last good one.
+    machine.put("/etc/dr-agent/agent.toml", "schema = 1\nno such key\n", 0o644);
+    machine.must("systemctl restart dr-agent");
+    host.agent_answers("/health/instance");
+    assert_eq!(host.property("dr-agent", "NRestarts"), "0", "a restart by hand begins anew, and nothing followed it");
+    assert!(host.property("dr-agent", "StatusText").contains("configuration: "));
+
+    // A program that ends at once, again and again, is started again and again.
+    machine.put(
+        "/run/systemd/system/dr-agent.service.d/broken.conf",
+        "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=100ms\n",
+        0o644,
+    );
+    machine.must("systemctl daemon-reload");
+    machine.run("systemctl restart dr-agent");
+    within(Duration::from_secs(60), "it was started ten times", || {
+        let count = host.property("dr-agent", "NRestarts");
+        if count.parse::<u32>().is_ok_and(|count| count >= 10) { Ok(()) } else { Err(count) }
+    });
+    let held = host.ask("/health/region");
+    assert_eq!((held.code.as_str(), held.by.as_str(), host.markers().as_str()), ("200", "absent", ""));
+    machine
+        .must("rm -r /run/systemd/system/dr-agent.service.d && systemctl daemon-reload && systemctl restart dr-agent");
+    host.agent_answers("/health/instance");
+    for each in asking.into_iter().chain([site]) {
+        println!("{}", each.end("200"));
+    }
+}
+
+#[test]
+fn an_upgrade_and_a_downgrade_lose_no_answer() {
+    let Some(host) = Installed::running() else { return };
+    let machine = &host.machine;
+    machine.put("/etc/dr-agent/agent.toml", "schema = 1\ndeployment = \"mine\"\n", 0o644);
+    machine.must("systemctl reload dr-agent && dr-agent hold --reason 'not now'");
+    let site = host.keep_asking("/");
+    let asking = [host.keep_asking("/health/instance"), host.keep_asking("/health/region")];
+    for (release, action) in [(2, "--upgrade"), (1, "--upgrade --oldpackage")] {
+        let pid = host.property("dr-agent", "MainPID");
+        let said = host.rpm(action, release);
+        assert!(said.ok && said.err.is_empty(), "{}{}", said.out, said.err);
+        assert_eq!(machine.must("rpm -q --queryformat '%{RELEASE}' dr-agent"), release.to_string());
+        assert_ne!(host.property("dr-agent", "MainPID"), pid, "the new one runs");
+        host.agent_answers("/health/instance");
+        for unit in PATHS {
+            assert_eq!(host.property(&format!("dr-agent-helper-{unit}.path"), "ActiveState"), "active");
+        }
+        assert_eq!(host.property("dr-agent", "UnitFileState"), "enabled");
+        assert_eq!(
+            machine.must("dr-agent config show | grep ^deployment"),
+            "deployment = \"mine\"\n",
+            "the file was kept"
+        );
+        assert!(machine.run("dr-agent status").out.contains("not now"), "the state was kept");
+    }
+    // What somebody stopped stays stopped.
+    machine.must("systemctl stop dr-agent");
+    let said = host.rpm("--upgrade", 2);
+    assert!(said.ok && host.property("dr-agent", "ActiveState") == "inactive", "{}", said.err);
+    for each in asking.into_iter().chain([site]) {
+        println!("{}", each.end("200"));
+    }
+}
+
+#[test]
+fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
+    let Some(mut host) = Installed::running() else { return };
+    host.machine.must("install -o dr-agent -g dr-agent /dev/null /var/lib/dr-agent/public/fenced");
+    let is_closed = |host: &Installed| {
+        host.becomes("/", "503");
+        host.becomes("/health/region", "503");
+        assert_eq!(host.becomes("/health/instance", "200").code, "200", "the instance can serve; the region may not");
+        assert_eq!(host.markers(), "fenced\n");
+    };
+    is_closed(&host);
+    host.machine.put("/var/lib/dr-agent/public/region-closed", "", 0o644);
+    host.machine.reboot();
+    assert_eq!(host.ask("/").code, "503", "also before the agent is up");
+    host.agent_answers("/health/region");
+    is_closed(&host);
+
+    // An upgrade is none of the fence's business, a removal is.
+    let said = host.rpm("--upgrade", 2);
+    assert!(said.ok, "{}", said.err);
+    host.agent_answers("/health/region");
+    is_closed(&host);
+    let refused = host.erase();
+    assert!(
+        !refused.ok && refused.err.contains("this region is closed") && refused.err.contains("fence release"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(host.property("dr-agent", "ActiveState"), "active", "nothing was touched");
+    is_closed(&host);
+    host.machine.must("systemctl stop dr-agent");
+    assert!(!host.erase().ok, "nor without an agent");
+
+    // There is no other region here that could own the data.
+    host.machine.must("systemctl start dr-agent && rm /var/lib/dr-agent/public/fenced");
+    host.becomes("/health/region", "200");
+    host.machine.put("/var/lib/dr-agent/public/draining", "", 0o644);
+    let site = host.keep_asking("/");
+    let said = host.erase();
+    assert!(said.ok && said.err.is_empty(), "{}", said.err);
+    host.machine.must("nginx -t && systemctl reload nginx");
+    println!("{}", site.end("200"));
+    assert_eq!(host.markers(), "");
+    assert_eq!(host.ask("/health/instance").body, "shop\n", "the site's own again");
+    let traces = host.machine.must(
+        "find / /run -xdev '(' -name '*dr-agent*' -o -path '/run/*dr-agent*' ')' -not -path '/proc/*' -not -path '/var/log/*' -not -path '/root/*' | sort",
+    );
+    assert_eq!(traces, "/var/lib/dr-agent\n/var/lib/dr-agent-helper\n", "only the state");
+    let units = host.machine.must(
+        "systemctl list-units --all --no-legend 'dr-agent*'; systemctl list-unit-files --no-legend 'dr-agent*' || true",
+    );
+    assert!(units.is_empty(), "{units}");
+}
+
+#[test]
+fn nginx_that_is_stopped_is_seen_and_its_return_too() {
+    let Some(host) = Installed::running() else { return };
+    let machine = &host.machine;
+    let own = "curl --silent --output /dev/null --write-out '%{http_code}' --unix-socket /run/dr-agent-http/public.sock http://a/health/instance";
+    machine.must("systemctl stop nginx");
+    within(Duration::from_secs(30), "the agent says 503", || {
+        let code = machine.run(own).out;
+        if code == "503" { Ok(()) } else { Err(code) }
+    });
+    assert_eq!(host.ask("/").code, "000", "a user's request is refused");
+    let fell = host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=nginx TO=unhealthy");
+    assert_eq!(
+        (fell["CAUSE"].as_str(), fell["_SYSTEMD_UNIT"].as_str()),
+        (Some("nginx-master-gone"), Some("dr-agent.service"))
+    );
+    assert_eq!(host.markers(), "", "it is nginx that does not answer");
+    machine.must("systemctl start nginx");
+    host.becomes("/health/instance", "200");
+    host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=nginx TO=healthy");
+}
+
+#[test]
+fn a_hundred_repoints_in_a_row_leave_every_unit_alive() {
+    let Some(host) = Installed::new() else { return };
+    let machine = &host.machine;
+    let config = "schema = 1\nhome = \"a-1\"\n[region.a-1]\ndatabase = \"127.0.0.1:81\"\n[region.b-1]\ndatabase = \"127.0.0.1:82\"\n\
+                  [repoint]\napply = \"none\"\nverify = \"tcp\"\n[[repoint.output]]\nformat = \"env\"\npath = \"/etc/shop.env\"\n";
+    machine.put("/etc/dr-agent/agent.toml", config, 0o644);
+    machine.must("systemctl start dr-agent-helper-repoint-apply.path");
+    // As the agent asks: a decision, then a request, without waiting for more than the result.
+    let script = r#"
+set -eu
+mkdir -p /var/lib/dr-agent/repoint
+chown dr-agent:dr-agent /var/lib/dr-agent/repoint
+for number in $(seq 1 100); do
+    [ $((number % 2)) = 0 ] && writer=a-1 || writer=b-1
+    printf '{"id":"%s","writer":"%s","reader":"a-1","epoch":1,"state":"owner"}' $number $writer >/root/decision
+    install -o dr-agent -g dr-agent /root/decision /var/lib/dr-agent/repoint/decision.json
+    tries=0
+    until grep -q "\"id\":\"$number\"" /run/dr-agent-result/repoint-apply.json 2>/dev/null; do
+        [ $((tries % 20)) = 0 ] && echo $number >/run/dr-agent/request/repoint-apply
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || exit 9
+        sleep 0.05
+    done
+done
+"#;
+    let began = Instant::now();
+    machine.must(script);
+    println!("a hundred repoints took {:?}", began.elapsed());
+    assert!(machine.must("cat /etc/shop.env").contains("DATABASE_WRITER_PORT=81"), "the hundredth");
+    assert_eq!(host.property("dr-agent-helper-repoint-apply.path", "ActiveState"), "active");
+    let failed = machine.must("systemctl list-units --failed --no-legend 'dr-agent*'");
+    assert!(failed.is_empty(), "{failed}");
+}
