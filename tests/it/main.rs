@@ -5,6 +5,8 @@
 
 // The site through nginx, and what it may answer.
 mod app;
+// The image: its template, and the scripts that make it.
+mod ami;
 // The calls to AWS, and the ways in which they fail.
 mod aws;
 // The certificates of the regions' names.
