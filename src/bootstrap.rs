@@ -44,6 +44,7 @@ pub struct Record {
     pub began: Timestamp,
     /// `None` while it runs, and if it was ended from outside.
     pub ended: Option<Timestamp>,
+    /// While it runs, of the one before it.
     pub items: Vec<Item>,
 }
 
@@ -57,9 +58,9 @@ impl Record {
     #[must_use]
     pub fn status(&self, now: Timestamp) -> Status {
         match self.ended {
-            Some(_) => overall(&self.items),
             None if self.is_overdue(now) => Status::Unhealthy,
-            None => Status::Starting,
+            None if self.items.is_empty() => Status::Starting,
+            _ => overall(&self.items),
         }
     }
 
@@ -80,6 +81,9 @@ mod tests {
         let began: Timestamp = "2026-11-24T10:00:00Z".parse().unwrap();
         let mut record = Record { began, ended: None, items: Vec::new() };
         assert_eq!(record.status(began), Status::Starting);
+        record.items.push(Item::unhealthy("mount", "", ""));
+        assert_eq!(record.status(began), Status::Unhealthy, "trying again changes nothing");
+        record.items.clear();
         let late: Timestamp = "2026-11-24T10:02:00Z".parse().unwrap();
         assert_eq!(record.status(late), Status::Unhealthy);
         record.ended = Some(late);

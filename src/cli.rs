@@ -171,10 +171,8 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct BootstrapArgs {
-    #[command(flatten)]
-    region: RegionArg,
     /// Take out of this machine what must not be in an image of it: identity, state, secrets
-    #[arg(long, conflicts_with = "region")]
+    #[arg(long)]
     seal: bool,
 }
 
@@ -439,7 +437,7 @@ pub fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Run(region) => run(config, region.region),
         Command::Check(args) => check::run(config, &args),
-        Command::Bootstrap(args) => bootstrap::run(config.as_deref(), args),
+        Command::Bootstrap(args) => bootstrap::run(config.as_deref(), &args),
         Command::Status(args) => status::run(&socket(), &args),
         Command::Explain(args) => explain::run(&socket(), args.verdict),
         Command::History(args) => history::run(&socket(), &args),

@@ -35,7 +35,7 @@
 //!             statement, words}], group (its settings), findings [{level, what, costs, hint}], policy (only when
 //!             the role lacks something), silence (why the metadata service said nothing)
 //! bootstrap   what the newest bootstrap of this boot came to, if there was one: began, ended (null while it runs), items
-//!             [{name, status, words, hint}]; added by the command that prints the report
+//!             [{name, status, words, hint}] (while it runs, of the one before); added by the command that prints the report
 //! live        only in a check: the running agent's own report, if it answered
 //! held        only in a check that found no agent: what nginx answers meanwhile: instance, region, promoted (codes),
 //!             and the markers that stand

@@ -73,7 +73,8 @@ pub async fn run(path: Option<&Path>, given: Option<String>) -> Result<Record, F
     let tell = |record: &Record| {
         paths.report(VERB, record).map_err(|error| Failed::Results { path: paths.results().to_owned(), error })
     };
-    tell(&Record { began, ended: None, items: Vec::new() })?;
+    let before = Record::newest(&loaded.config.listen.control).map(|record| record.items);
+    tell(&Record { began, ended: None, items: before.unwrap_or_default() })?;
 
     let heard = listen(&loaded, given.as_deref()).await;
     let instance = identity::instance().or_else(|| heard.identity.instance.clone());

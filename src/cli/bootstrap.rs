@@ -11,16 +11,20 @@ use crate::config::load;
 use crate::image;
 use crate::report::items::{Item, overall};
 
-pub(super) fn run(config: Option<&Path>, args: BootstrapArgs) -> Exit {
+pub(super) fn run(config: Option<&Path>, args: &BootstrapArgs) -> Exit {
     if !geteuid().is_root() {
         render::errors(&["`dr-agent bootstrap` mounts and writes secrets: run it as root".to_owned()]);
         return Exit::Permission;
     }
-    if args.seal { seal(config) } else { bootstrap(config, region(args.region.region)) }
+    if args.seal { seal(config) } else { bootstrap(config, region(None)) }
 }
 
 fn seal(path: Option<&Path>) -> Exit {
-    let loaded = load::at_start(path, None);
+    let mut loaded = load::at_start(path, None);
+    // What is a secret is named alike for every region, and for none where none is known.
+    if let Some(region) = loaded.config.regions.keys().next().cloned() {
+        loaded.move_to(&region);
+    }
     if !loaded.problems.is_empty() {
         render::errors(&loaded.problems);
         render::hint("which files are secrets stands in the configuration: correct it and seal again");

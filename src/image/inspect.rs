@@ -68,7 +68,7 @@ pub fn files(root: &Path, path: Option<&Path>) -> (Config, Vec<Item>) {
     (config, items)
 }
 
-/// The configuration for no region in particular, and whether it is good in each.
+/// The configuration, which says the same of an image in every region, and whether it is good in each.
 fn configuration(root: &Path, path: Option<&Path>) -> (Config, Item) {
     let place = path.map_or_else(|| below(root, Path::new(load::DEFAULT_PATH)), Path::to_owned);
     let judged = load::read(&place).and_then(|file| in_every_region(&file));
@@ -99,9 +99,10 @@ fn configuration(root: &Path, path: Option<&Path>) -> (Config, Item) {
 }
 
 fn in_every_region(file: &File) -> Result<Config, Problems> {
-    let config = file.config(None)?;
-    for region in config.regions.keys() {
-        file.config(Some(region))?;
+    let mut config = file.config(None)?;
+    // Without a region there is no database, and none of its files.
+    for region in config.regions.clone().keys() {
+        config = file.config(Some(region))?;
     }
     Ok(config)
 }

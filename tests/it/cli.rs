@@ -150,7 +150,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
         assert_eq!(help.out.contains("--region <NAME>"), with_region, "{command}");
         seen += 1;
     }
-    assert_eq!(seen, 16);
+    assert_eq!(seen, 17);
 }
 
 #[test]

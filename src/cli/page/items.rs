@@ -45,26 +45,19 @@ fn write(page: &mut String, item: &Item, width: usize) -> Result {
 /// What the newest bootstrap of this boot left undone.
 pub(super) fn bootstrap(page: &mut String, report: &Report, zone: &TimeZone) -> Result {
     let Some(record) = &report.bootstrap else { return Ok(()) };
+    if record.status(report.at) == Status::Healthy {
+        return Ok(());
+    }
+    title(page, "Bootstrap")?;
     let began = show(record.began, zone);
-    match record.status(report.at) {
-        Status::Healthy => return Ok(()),
-        Status::Starting => {
-            title(page, "Bootstrap")?;
-            return writeln!(page, "  is at work since {began}");
-        }
-        _ => title(page, "Bootstrap")?,
-    }
-    if record.ended.is_none() {
+    if record.is_overdue(report.at) {
         writeln!(page, "  {}", wrap(&format!("began at {began} and was ended before it was done"), 2))?;
-        return hint(
-            page,
-            2,
-            "`journalctl -b -u dr-agent-bootstrap` says by whom; `systemctl restart dr-agent-bootstrap`",
-        );
+        hint(page, 2, "`journalctl -b -u dr-agent-bootstrap` says by whom; `systemctl restart dr-agent-bootstrap`")?;
+    } else if record.ended.is_none() {
+        writeln!(page, "  is at work since {began}")?;
     }
-    let found: Vec<&Item> = record.items.iter().filter(|item| item.status != Status::Healthy).collect();
-    let width = name_width(&record.items);
-    found.into_iter().try_for_each(|item| write(page, item, width))
+    let mut found = record.items.iter().filter(|item| item.status != Status::Healthy);
+    found.try_for_each(|item| write(page, item, name_width(&record.items)))
 }
 
 /// The same in a few words.
@@ -76,7 +69,7 @@ pub(super) fn summary(report: &Report) -> Option<String> {
     };
     match record.status(report.at) {
         Status::Healthy | Status::Starting => None,
-        _ if record.ended.is_none() => Some("the bootstrap of this boot was ended before it was done".to_owned()),
+        _ if record.is_overdue(report.at) => Some("the bootstrap of this boot was ended before it was done".to_owned()),
         Status::Degraded => {
             Some(format!("the bootstrap of this boot left something to do: {}", names(Status::Degraded)))
         }

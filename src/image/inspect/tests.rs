@@ -140,6 +140,10 @@ fn what_the_configuration_names_must_come_with_the_image() {
     image.put("etc/dr-agent/agent.toml", &text);
     let words = image.finding().words;
     assert!(words.contains("rds.pem (`probe.database.tls_ca`)") && words.contains("`probe.exec.queue`"), "{words}");
+    // So it is with two regions, of which none is known in an image.
+    let two = "[region.us-east-1]\nefs = \"fs-0fedcba9876543210\"\ndatabase = \"db2\"\n";
+    image.put("etc/dr-agent/agent.toml", &format!("home = \"ap-south-1\"\n{text}{two}"));
+    assert!(image.finding().words.contains("rds.pem (`probe.database.tls_ca`)"));
     image.put("etc/dr-agent/rds.pem", "");
     image.put("usr/libexec/q", "");
     assert!(image.finding().words.starts_with("/usr/libexec/q "), "nobody may run it");

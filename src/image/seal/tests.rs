@@ -22,6 +22,8 @@ efs = "fs-0123456789abcdef0"
 [region.us-east-1]
 database = "shop.us-east-1.rds.amazonaws.com"
 efs = "fs-0fedcba9876543210"
+[repoint]
+apply = "none"
 [[repoint.output]]
 format = "env"
 path = "/etc/shop/database.env"
@@ -53,7 +55,7 @@ impl Root {
     fn config() -> Config {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("agent.toml"), FILE).unwrap();
-        load::read(&dir.path().join("agent.toml")).unwrap().config(None).unwrap()
+        load::read(&dir.path().join("agent.toml")).unwrap().config(Some("ap-south-1")).unwrap()
     }
 
     fn remains(&self) -> Vec<String> {
