@@ -170,8 +170,9 @@ pub fn step(world: &mut World, index: usize) -> bool {
         Todo::Step(step) => take(world, index, step),
     };
     let agent = &mut world.agents[index];
-    if !done {
-        agent.queue.retain(|todo| !matches!(todo, Todo::Step(step) if step.opens()));
+    // As in the agent: the gate waits for the repoint, and for nothing else that failed.
+    if !done && matches!(todo, Todo::Step(Step::Repoint(_))) {
+        agent.queue.retain(|todo| !matches!(todo, Todo::Step(Step::OpenGate | Step::OpenRegion)));
     }
     if agent.queue.is_empty() && agent.memory.get().state != State::Boot && !agent.serving {
         agent.serving = true;
