@@ -2,6 +2,7 @@
 //! comes with a `hint:` line that says what to do. Only [`render`] prints.
 
 mod authority;
+mod bootstrap;
 mod check;
 mod client;
 mod close;
@@ -53,12 +54,22 @@ Examples:
   dr-agent check                          what is wrong, and what would act on it
   dr-agent check --format json | jq .     the same for programs
   sudo dr-agent check --as-me             what root can do, not what the agent can
+  sudo dr-agent check --offline           whether an image may be made of this machine
 
 As root it probes as the agent's user, because a file that only root can read does not help it.
 On an EC2 instance it asks AWS whatever the role may ask without an effect: a permission that is missing comes with the
 policy to paste. It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the
 state directory.")]
     Check(CheckArgs),
+    /// Make this machine an instance of its region: secrets, mount, journal; systemd starts it
+    #[command(after_help = "\
+Examples:
+  dr-agent bootstrap                      what its unit does at boot; again at any time
+  systemctl restart dr-agent-bootstrap    the same, by systemd
+  dr-agent bootstrap --seal               before an image is made of this machine
+
+What is as it should be is left alone. `dr-agent check` shows what came of the newest one.")]
+    Bootstrap(BootstrapArgs),
     /// What the running agent knows
     #[command(after_help = "Examples:\n  dr-agent status\n  dr-agent status --watch\n  dr-agent status --format json")]
     Status(StatusArgs),
@@ -151,8 +162,18 @@ struct CheckArgs {
     /// Probe as the user who runs this, not as the agent's user
     #[arg(long)]
     as_me: bool,
+    /// Judge this machine as an image to be: without network, without an agent, and sealed
+    #[arg(long, conflicts_with_all = ["region", "as_me"])]
+    offline: bool,
     #[arg(long, value_enum, default_value_t = Format::Text, help = FORMAT)]
     format: Format,
+}
+
+#[derive(Debug, Args)]
+struct BootstrapArgs {
+    /// Take out of this machine what must not be in an image of it: identity, state, secrets
+    #[arg(long)]
+    seal: bool,
 }
 
 #[derive(Debug, Args)]
@@ -416,6 +437,7 @@ pub fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Run(region) => run(config, region.region),
         Command::Check(args) => check::run(config, &args),
+        Command::Bootstrap(args) => bootstrap::run(config.as_deref(), &args),
         Command::Status(args) => status::run(&socket(), &args),
         Command::Explain(args) => explain::run(&socket(), args.verdict),
         Command::History(args) => history::run(&socket(), &args),

@@ -22,7 +22,7 @@ pub const LIMIT: Duration = Duration::from_secs(35);
 /// Where requests and results are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
-    requests: PathBuf,
+    run_dir: PathBuf,
     results: PathBuf,
 }
 
@@ -43,7 +43,13 @@ impl Paths {
         let dir = control.parent().unwrap_or(Path::new("/run/dr-agent"));
         let mut results = dir.as_os_str().to_owned();
         results.push("-result");
-        Self { requests: dir.join("request"), results: results.into() }
+        Self { run_dir: dir.to_owned(), results: results.into() }
+    }
+
+    /// The control socket's folder.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     /// Where a mount is tried before it takes the place of the old one.
@@ -52,8 +58,14 @@ impl Paths {
         self.results.join("staging")
     }
 
+    /// Where only root writes.
+    #[must_use]
+    pub fn results(&self) -> &Path {
+        &self.results
+    }
+
     fn request_file(&self, verb: &str) -> PathBuf {
-        self.requests.join(verb)
+        self.run_dir.join("request").join(verb)
     }
 
     fn result_file(&self, verb: &str) -> PathBuf {
@@ -65,7 +77,7 @@ impl Paths {
     /// # Errors
     /// When the request cannot be written.
     pub fn request(&self, verb: &str, id: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.requests)?;
+        fs::create_dir_all(self.run_dir.join("request"))?;
         // In place and in one write: systemd watches this file, and an id always has the same length.
         let mut file = fs::File::options().write(true).create(true).truncate(false).open(self.request_file(verb))?;
         file.write_all(format!("{id}\n").as_bytes())

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use imds::{Answer, Imds, Silence};
 
-/// An administrator's word on the region, written by the bootstrap.
+/// An administrator's word on the region.
 const REGION_FILE: &str = "/etc/dr-agent/region";
 
 /// What is known of this instance; `None` for what is not, or not yet.

@@ -70,6 +70,11 @@
 //! markers, each with a receiver of snapshots. So are who owns
 //! the data ([`authority`]), which also writes down for people what became of it, and which database the app uses
 //! ([`repoint`]).
+//!
+//! # Beside the agent
+//!
+//! Root's commands are processes of their own, which systemd starts: [`bootstrap`] at every boot, [`helper`] for a request
+//! of the agent. [`image`] judges a machine that becomes an image, and takes out of it what must not be in one.
 
 // OBSERVE
 pub mod certificates;
@@ -96,11 +101,13 @@ pub mod repoint;
 // What they stand on
 pub mod app;
 pub mod aws;
+pub mod bootstrap;
 pub mod clock;
 pub mod config;
 pub mod database;
 pub mod helper;
 pub mod identity;
+pub mod image;
 pub mod latches;
 pub(crate) mod reasons;
 pub mod resume;

@@ -282,6 +282,7 @@ impl Owner {
         }
         let known = self.authority.as_deref().map_or(&self.state.ledger, |said| &said.ledger);
         if let Some(failover) = said.ledger.ended_since(known) {
+            event::failover_ended(failover);
             let entry = HistoryEntry {
                 detail: format!("{}; {}", failover.headline(), failover.loss()).chars().take(HISTORY_DETAIL).collect(),
                 ..verdict_entry(clock::wall(), "failover", &failover.from.to_string(), &failover.to.to_string())

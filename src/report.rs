@@ -34,6 +34,8 @@
 //!             from}], role, credentials (accepted, none, expired or {refused: CODE}), permissions [{action, result,
 //!             statement, words}], group (its settings), findings [{level, what, costs, hint}], policy (only when
 //!             the role lacks something), silence (why the metadata service said nothing)
+//! bootstrap   what the newest bootstrap of this boot came to, if there was one: began, ended (null while it runs), items
+//!             [{name, status, words, hint}] (while it runs, of the one before); added by the command that prints the report
 //! live        only in a check: the running agent's own report, if it answered
 //! held        only in a check that found no agent: what nginx answers meanwhile: instance, region, promoted (codes),
 //!             and the markers that stand
@@ -42,6 +44,7 @@
 mod acts;
 pub mod authority;
 pub mod aws;
+pub mod items;
 pub mod members;
 mod prospects;
 #[cfg(test)]
@@ -57,6 +60,7 @@ pub use verdicts::{Hold, Instance, Promoted, Reason, Region, Verdicts};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::Record;
 use crate::certificates::Certificate;
 use crate::clock::{self, BootTime};
 use crate::config::Config;
@@ -99,6 +103,8 @@ pub struct Report {
     pub authority: Option<authority::Authority>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws: Option<aws::Aws>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Record>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Box<Report>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,7 +231,7 @@ impl Report {
         report.agent.age_ms = Some(milliseconds(now.since(snapshot.taken)));
         report.certificates.clone_from(&snapshot.certificates);
         report.group = members::group(snapshot, now);
-        report.authority = authority::Authority::of(snapshot, now);
+        report.authority = authority::Authority::live(snapshot, now);
         report.verdicts.promoted = Promoted::of(snapshot);
         report.aws = aws::Aws::live(&crate::aws::calls());
         report
@@ -264,6 +270,7 @@ impl Report {
             group: None,
             authority: None,
             aws: None,
+            bootstrap: None,
             live: None,
             held: None,
         }
@@ -276,6 +283,9 @@ impl Report {
         let aws = self.aws.as_ref().and_then(aws::Aws::level);
         let any = |status| self.components.iter().any(|component| component.status == status);
         let authority = self.whose().map(authority::Authority::level);
+        // What it failed at is a component's fault as well, where that is watched.
+        let bootstrap = self.bootstrap.as_ref().map(|record| record.status(self.at));
+        let bootstrap = bootstrap.is_some_and(|status| !matches!(status, Status::Healthy | Status::Starting));
         let instance = self.verdicts.instance.state;
         let region = self.verdicts.region.state;
         if any(Status::Unhealthy)
@@ -299,6 +309,7 @@ impl Report {
             || self.certificates.iter().any(|certificate| certificate.is_finding(self.at))
             || aws == Some(aws::Level::Degraded)
             || authority == Some(Status::Degraded)
+            || bootstrap
         {
             Status::Degraded
         } else {

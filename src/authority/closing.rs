@@ -33,9 +33,10 @@ pub(super) fn drill<'a>(read: &'a Read, region: &str) -> Option<&'a Closing> {
     rows.iter().find(|row| row.region == region && row.is_drill && row.is_in_force)
 }
 
-/// A drill of this region is in force, as the last read showed.
+/// A drill of this region is in force. It ends with the database that it stands in: nobody could tell when it is over,
+/// and what it rehearses has come.
 pub(super) fn is_drill(facts: &Facts) -> bool {
-    facts.own.seen.as_ref().is_some_and(|seen| drill(&seen.read, &facts.place.region).is_some())
+    facts.own.fresh().is_some_and(|seen| drill(&seen.read, &facts.place.region).is_some())
 }
 
 /// Judges this region's close. It binds whoever owns the region's database or is about to.

@@ -99,6 +99,8 @@ pub struct Group {
     pub asked: Option<BootTime>,
     /// Those who answered in it.
     pub members: Vec<Member>,
+    /// Those who did not, and may be there all the same: what they write to is not known.
+    pub silent: Vec<String>,
 }
 
 /// One member that answered.

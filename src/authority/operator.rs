@@ -1,11 +1,13 @@
 //! What an operator may do to authority, as plans: each is either what would be written, or by name why not.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::claim::NewRow;
 use super::closing;
-use super::database::{Kind, Tables};
+use super::database::{Beat, Kind, Read, Tables};
 use super::decide::Decision;
 use super::facts::{Across, Facts};
 use super::lag;
@@ -135,10 +137,17 @@ pub fn drill(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
 pub struct Progress {
     /// Members that are not closed yet, this one included.
     pub open: Vec<String>,
+    /// Members that do not answer: whether they are closed is not known.
+    pub silent: Vec<String>,
     /// The other region says that it writes nowhere; `None` while it does not answer with proof.
     pub other_stopped: Option<bool>,
     /// Connections that still exist to the database that is closed, of all members.
     pub sessions: u32,
+    /// Since when nobody writes here, by this region's database's own clock.
+    pub quiet: Option<Timestamp>,
+    /// The other region's replica shows a heartbeat that was written here after that: it has applied everything. That it
+    /// reports no lag proves nothing, for so does one whose link stands still.
+    pub has_all: bool,
     /// How far the other region's replica is behind; `None` while it does not say.
     pub lag_seconds: Option<u64>,
     /// The close's end.
@@ -146,35 +155,65 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How far it is at this decision. `instance` names this one.
+    /// How far it is at this decision. `instance` names this one; `before` is how far it was at the last one.
     #[must_use]
-    pub fn of(facts: &Facts, decision: &Decision, instance: &str) -> Self {
+    pub fn of(facts: &Facts, decision: &Decision, instance: &str, before: Option<&Self>) -> Self {
         let mine = super::word::Word::of(decision, facts);
         let members = facts.group.members.iter().map(|member| (member.instance.as_str(), member.word.as_ref()));
         let all: Vec<_> = members.chain([(instance, Some(&mine))]).collect();
         let across = facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer));
         let other = facts.other.as_ref().and_then(|other| other.fresh());
-        Self {
+        let mut progress = Self {
             open: all
                 .iter()
                 .filter(|(_, word)| word.is_none_or(|word| !word.closed))
                 .map(|(instance, _)| (*instance).to_owned())
                 .collect(),
+            silent: facts.group.silent.clone(),
             other_stopped: match across {
                 Some(Across::Verified(proof)) => Some(proof.writer == NOBODY),
                 _ => None,
             },
             sessions: all.iter().filter_map(|(_, word)| word.map(|word| word.old_writer_sessions)).sum(),
+            quiet: None,
+            has_all: false,
             lag_seconds: other.and_then(|seen| seen.read.lag_seconds),
             until: decision.memory.close.obeyed,
+        };
+        if progress.is_quiet() {
+            progress.quiet = before.and_then(|before| before.quiet).or_else(|| server_time(facts));
         }
+        let applied = other.and_then(|seen| beat(&seen.read, &facts.place.region));
+        progress.has_all = progress.quiet.zip(applied).is_some_and(|(quiet, beat)| beat.at > quiet);
+        progress
+    }
+
+    /// Nobody writes to this region's database any more.
+    fn is_quiet(&self) -> bool {
+        self.until.is_some()
+            && self.open.is_empty()
+            && self.silent.is_empty()
+            && self.other_stopped == Some(true)
+            && self.sessions == 0
     }
 
     /// *Promote now.*
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.open.is_empty() && self.other_stopped == Some(true) && self.sessions == 0 && self.lag_seconds == Some(0)
+        self.has_all
     }
+}
+
+/// What this region's database's clock says now, by its heartbeat row and by what has passed here since that was read.
+fn server_time(facts: &Facts) -> Option<Timestamp> {
+    let seen = facts.own.fresh()?;
+    let beat = beat(&seen.read, &facts.place.region)?;
+    let passed = Duration::from_millis(beat.age_ms.saturating_add(1)) + facts.now.since(seen.began);
+    beat.at.checked_add(SignedDuration::try_from(passed).ok()?).ok()
+}
+
+fn beat<'a>(read: &'a Read, region: &str) -> Option<&'a Beat> {
+    read.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region)
 }
 
 /// This region's database, read now, writable, with its tables.
@@ -288,7 +327,7 @@ mod tests {
         let mut bench = owner();
         bench.own(closing(read("s", 2), "p", true));
         let decision = bench.decide();
-        let begun = Progress::of(&bench.facts, &decision, "i-me");
+        let begun = Progress::of(&bench.facts, &decision, "i-me", None);
         assert_eq!((begun.open.as_slice(), begun.is_done()), (["i-me".to_owned()].as_slice(), false));
         bench.facts.applied.gate_closed = true;
         bench.facts.applied.writers.clear();
@@ -298,9 +337,32 @@ mod tests {
             panic!("the other region answers");
         };
         proof.writer = NOBODY.to_owned();
-        let decision = bench.decide();
-        assert!(Progress::of(&bench.facts, &decision, "i-me").is_done());
+        // The owner writes its heartbeat on; the replica's last is from 5 s before it closed, and it reports no lag.
+        let beats = |bench: &mut Bench, own: i64, over_there: i64| {
+            let at = |second: i64| Timestamp::from_second(1_000 + second).unwrap();
+            let beat = |second| vec![Beat { region: "p".to_owned(), at: at(second), age_ms: 0 }];
+            let mut shown = closing(read("s", 2), "p", true);
+            shown.tables.as_mut().unwrap().heartbeat = beat(own);
+            let mut behind = Read { lag_seconds: Some(0), ..replica("t", 2) };
+            behind.tables.as_mut().unwrap().heartbeat = beat(over_there);
+            bench.own(shown).other(behind);
+            bench.decide()
+        };
+        let decision = beats(&mut bench, 10, 5);
+        let quiet = Progress::of(&bench.facts, &decision, "i-me", Some(&begun));
+        assert!(quiet.quiet.is_some() && !quiet.is_done(), "a link that stands still says so too: {quiet:?}");
+        let decision = beats(bench.after(5), 15, 10);
+        let almost = Progress::of(&bench.facts, &decision, "i-me", Some(&quiet));
+        assert!(!almost.is_done(), "written before the last one closed");
+        let decision = beats(bench.after(1), 16, 15);
+        let done = Progress::of(&bench.facts, &decision, "i-me", Some(&almost));
+        assert_eq!((done.quiet, done.is_done()), (quiet.quiet, true));
+        bench.facts.group.silent = vec!["i-x".to_owned()];
+        let silent = Progress::of(&bench.facts, &decision, "i-me", Some(&done));
+        assert_eq!((silent.quiet, silent.is_done()), (None, false), "nobody knows what it writes");
+        bench.facts.group.silent.clear();
         bench.facts.applied.old_writer_sessions = 1;
-        assert!(!Progress::of(&bench.facts, &decision, "i-me").is_done());
+        let sessions = Progress::of(&bench.facts, &decision, "i-me", Some(&done));
+        assert_eq!((sessions.quiet, sessions.is_done()), (None, false));
     }
 }

@@ -151,15 +151,6 @@ pub enum Step {
     OpenRegion,
 }
 
-impl Step {
-    /// It lets somebody write or come in, so it is taken only when every step before it has succeeded. All others are
-    /// taken whatever came of those before.
-    #[must_use]
-    pub const fn opens(&self) -> bool {
-        matches!(self, Self::Repoint(_) | Self::OpenGate | Self::OpenRegion)
-    }
-}
-
 /// The steps that carry `decision` out from what stands now, in their order: what closes comes first, what opens last.
 /// Nothing is left to do when the list is empty.
 #[must_use]

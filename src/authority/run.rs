@@ -12,17 +12,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Decision, decide};
-use super::facts::{Applied, Facts, Group, Source, Tagged, Waits};
+use super::facts::{Applied, Facts};
 use super::lag::Lag;
 use super::ledger::{Ledger, Look};
 use super::memory::Memory;
 use super::notice::Notice;
-use super::other::Other;
 use super::outputs::{Gate, Step, Target, steps};
 use super::said::{Said, other_database};
-use super::sql::Database;
 use super::word::{Proof, Word};
-use super::{State, facts, operator};
+use super::{State, operator};
 use crate::aws::Aws;
 use crate::clock::{self, BootTime};
 use crate::group::run::Standing;
@@ -33,10 +31,13 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::event;
 
 mod gather;
+mod once;
 mod order;
 mod setup;
 mod write;
 
+use gather::Sources;
+pub use once::{Stands, once};
 pub use order::{Answer, No, Order, Question, summary};
 use setup::Setup;
 use write::Written;
@@ -119,9 +120,7 @@ async fn changes(snapshots: &mut watch::Receiver<Arc<Snapshot>>, is_so: impl FnM
 struct Task {
     channels: Channels,
     setup: Setup,
-    own: Database,
-    other: Option<Database>,
-    across: Option<Other>,
+    sources: Sources,
     facts: Facts,
     memory: Memory,
     /// What was decided last.
@@ -133,6 +132,10 @@ struct Task {
     ledger: Arc<Ledger>,
     /// When three connections have proven the database writable since the last look.
     proven: Option<Timestamp>,
+    /// How far a planned close has come.
+    close: Option<operator::Progress>,
+    /// A question for the tags that an earlier round did not wait for.
+    late_tags: Option<gather::TagQuestion>,
     /// Tags that are being written.
     tagging: JoinSet<Written>,
     /// Not before then.
@@ -143,23 +146,10 @@ struct Task {
 impl Task {
     fn new(channels: Channels, setup: Setup, snapshot: &Snapshot) -> Self {
         let now = BootTime::now();
-        let across = setup.url.as_ref().and_then(|url| Other::new(&setup.place.other, url, &setup.deployment));
-        let facts = Facts {
-            now,
-            place: setup.place.clone(),
-            waits: Waits { boot: setup.authority.boot_wait, takeover: setup.authority.takeover_wait },
-            own: facts::Database::default(),
-            other: setup.other.as_ref().map(|_| facts::Database::default()),
-            across: across.as_ref().map(|_| Source::default()),
-            group: Group::default(),
-            tags: Some(Tagged::default()),
-            applied: Applied::default(),
-        };
+        let sources = Sources::of(&setup);
         Self {
-            own: Database::new(setup.own.clone()),
-            other: setup.other.clone().map(Database::new),
-            across,
-            facts,
+            facts: sources.facts(&setup, now),
+            sources,
             memory: Memory::resume(snapshot.state.authority.clone(), &channels.boot, now),
             decision: None,
             said: None,
@@ -167,6 +157,8 @@ impl Task {
             lag: None,
             ledger: Arc::clone(&snapshot.state.ledger),
             proven: None,
+            close: None,
+            late_tags: None,
             tagging: JoinSet::new(),
             tag_next: now,
             began: now,
@@ -242,10 +234,12 @@ impl Task {
         self.hear_tagged();
         self.facts.now = BootTime::now();
         self.facts.group = self.group(&snapshot);
-        self.facts.applied = self.applied(&snapshot, &progress);
+        self.facts.applied = Applied { gate_closed: snapshot.gate_closed, ..gather::applied(&self.setup, &progress) };
         let decision = decide(&self.facts, &self.memory);
         let lag = Lag::of(&self.facts, &decision.memory);
         self.write_down(&decision, &progress, lag.as_ref());
+        let instance = snapshot.about.owner.instance.as_deref().unwrap_or_default();
+        self.close = Some(operator::Progress::of(&self.facts, &decision, instance, self.close.as_ref()));
         if self.memory.state != decision.state || self.decision.is_none() {
             let notice = Notice::of(&decision, &self.ledger);
             event::authority_changed(self.memory.state, &decision, notice.as_ref());
@@ -333,13 +327,13 @@ impl Task {
             }
         }
         if let Some(server) = &decision.enrol
-            && let Some(other) = &mut self.other
+            && let Some(other) = &mut self.sources.other
         {
             let result = other.enrol(server, &self.setup.place.region).await;
             self.note("enrol", result.err().map(|error| error.to_string()));
         }
         if let Some(until) = decision.release {
-            let result = self.own.release(&self.setup.place.region, until).await;
+            let result = self.sources.own.release(&self.setup.place.region, until).await;
             self.note("release", result.err().map(|error| error.to_string()));
         }
     }
@@ -364,8 +358,11 @@ impl Task {
             Target::Nobody => repoint::decision::Target::None,
             Target::Region(region) => repoint::decision::Target::Region(region.clone()),
         };
-        // Until the first decision of a boot nothing is wanted, and the boot gate waits.
-        let wanted = (decision.state != State::Boot).then(|| repoint::plan::Wanted {
+        // Until the first decision of a boot nothing is wanted, and the boot gate waits; where there are no outputs to wait
+        // for, until the fence stands.
+        let is_first = decision.state == State::Boot;
+        let fences = decision.gate == Gate::Closed && !self.facts.applied.gate_closed;
+        let wanted = (!is_first && (self.setup.has_outputs || !fences)).then(|| repoint::plan::Wanted {
             writer,
             reader,
             epoch: decision.memory.known_epoch(),

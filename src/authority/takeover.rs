@@ -51,8 +51,12 @@ pub(super) fn awaited(facts: &Facts, own: &Own, since: BootTime) -> Vec<Awaited>
     };
     let members = facts.group.words().filter(|(_, word)| booting(word));
     awaited.extend(members.map(|(member, _)| Awaited::MemberBoots(member.to_owned())));
-    if waited < facts.waits.takeover && !is_across_closed(facts, since) {
-        awaited.push(Awaited::OtherCloses);
+    if waited < facts.waits.takeover {
+        // One that lives and cannot be heard has read the new epoch itself by then.
+        awaited.extend(facts.group.silent.iter().cloned().map(Awaited::MemberAnswers));
+        if !is_across_closed(facts, since) {
+            awaited.push(Awaited::OtherCloses);
+        }
     }
     awaited
 }

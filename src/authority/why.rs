@@ -72,6 +72,8 @@ pub enum Awaited {
     MemberStops(String),
     /// This member to end its boot.
     MemberBoots(String),
+    /// This member was asked and said nothing that can be used.
+    MemberAnswers(String),
     /// The other region to be closed, or silent, or `takeover_wait` to end.
     OtherCloses,
 }
@@ -146,6 +148,7 @@ impl fmt::Display for Awaited {
             Self::FreshReads => f.write_str("waits until every source was asked again"),
             Self::MemberStops(member) => write!(f, "waits until {member} stops writing to the other region"),
             Self::MemberBoots(member) => write!(f, "waits until {member} has decided"),
+            Self::MemberAnswers(member) => write!(f, "waits for {member}, which does not answer"),
             Self::OtherCloses => f.write_str("waits until the other region is closed or silent, or `takeover_wait`"),
         }
     }

@@ -162,8 +162,9 @@ impl Proof {
             owner: highest.map(|claim| claim.region),
             server: own.map(|own| own.server.clone()),
             known: known.chain(decision.memory.known.clone()).max_by_key(|claim| claim.epoch),
-            // A member that does not speak of authority closes nothing.
+            // A member that does not speak of authority closes nothing, nor does one that is not heard.
             closed: is_closed(decision, facts)
+                && facts.group.silent.is_empty()
                 && facts.group.members.iter().all(|member| member.word.as_ref().is_some_and(|word| word.closed)),
             writer: region_writer(facts).to_owned(),
             fresh: facts.own.fresh().is_some(),

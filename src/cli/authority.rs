@@ -206,17 +206,20 @@ fn text(shown: &Value) -> String {
         let open = close["open"].as_array().map_or(0, Vec::len);
         let _ = writeln!(out, "{:<16} until {}", "planned close", word(&close["until"]));
         let _ = writeln!(out, "{:<16} {open}", "not closed yet");
+        let silent = close["silent"].as_array().map_or(0, Vec::len);
+        let _ = writeln!(out, "{:<16} {silent}", "do not answer");
         let _ = writeln!(out, "{:<16} {}", "other stopped", word(&close["other_stopped"]));
         let _ = writeln!(out, "{:<16} {}", "old sessions", word(&close["sessions"]));
-        let _ = writeln!(out, "{:<16} {}", "replica lag", word(&close["lag_seconds"]));
+        let _ = writeln!(out, "{:<16} {}", "nobody writes", word(&close["quiet"]));
+        let _ = writeln!(out, "{:<16} {}", "replica has all", word(&close["has_all"]));
         let now = shown["close"]["promote_now"].as_bool() == Some(true);
         let _ = writeln!(out, "{:<16} {}", "promote now", if now { "yes" } else { "not yet" });
     }
     out
 }
 
-/// What an order may take: two rounds of all sources and a claim between them.
-pub(super) const LIMIT: Duration = Duration::from_secs(12);
+/// What an order may take: two rounds of all sources and a claim between them. The agent gives itself 18 s.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

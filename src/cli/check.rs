@@ -1,6 +1,7 @@
 //! `dr-agent check`: every probe once through the agent's own code, judged by the agent's own rules, nothing changed.
 
 pub(super) mod aws;
+mod offline;
 
 use std::fs;
 use std::io;
@@ -18,6 +19,8 @@ use tokio::time::timeout;
 
 use super::client::{self, Error};
 use super::{CheckArgs, Exit, Format, page, region, render};
+use crate::authority;
+use crate::bootstrap::Record;
 use crate::certificates;
 use crate::clock::{self, BootTime, Stamp};
 use crate::config::Config;
@@ -32,6 +35,7 @@ use crate::observation::{Component, Facts, Finding, Observation, Outcome};
 use crate::outputs::markers::{self, Markers};
 use crate::probes::{Context, Spec, observe_all};
 use crate::replace::outlook::Outlook;
+use crate::report::authority::Authority;
 use crate::report::aws::{INSTANCE, REGION};
 use crate::report::{self, Missing, Report, Seen};
 use crate::resume;
@@ -52,6 +56,9 @@ const PROBES_LIMIT: Duration = Duration::from_secs(11);
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(9_500);
 
 pub(super) fn run(path: Option<PathBuf>, args: &CheckArgs) -> Exit {
+    if args.offline {
+        return offline::run(path.as_deref(), args.format);
+    }
     let probed_as = match user() {
         Who::Root if args.as_me => "root (`--as-me`)".to_owned(),
         Who::Root => {
@@ -166,25 +173,38 @@ fn look(path: Option<&Path>, given: Option<String>, probed_as: String) -> io::Re
     let boot = clock::boot_id()?;
     let context = Context::for_check(&config, instance.as_deref(), boot.clone());
     let short = in_time(&config);
-    let (observations, certificates, seen_of_aws) = runtime.block_on(async {
+    let owner = state::Owner { deployment, instance, region: config.region.clone() };
+    let saved = state::read(&config.state_dir, &owner);
+    let remembered = saved.as_ref().ok().and_then(Option::as_ref).cloned().unwrap_or_default();
+    let markers = markers::resume(&config.state_dir);
+    let authority = async {
+        // A running agent has seen more than one look shows.
+        if live.is_some() {
+            return None;
+        }
+        let stands =
+            authority::run::Stands { boot: &boot, saved: &remembered, gate_closed: markers.fenced == Some(true) };
+        let said = Box::pin(authority::run::once(&config, &stands)).await?;
+        Some(Authority::of(&said, BootTime::now()))
+    };
+    let (observations, certificates, seen_of_aws, whose) = runtime.block_on(async {
         tokio::join!(
             timeout(PROBES_LIMIT, observe_all(&short, &context)),
             certificates::look(&config.regions),
             aws::look(heard, live, &config),
+            authority,
         )
     });
     // A probe that left a blocking task behind must not keep the answer.
     runtime.shutdown_background();
 
-    let owner = state::Owner { deployment, instance, region: config.region.clone() };
     let about = About { owner, boot, config_problems: problems };
-    let saved = state::read(&config.state_dir, &about.owner);
     let mut observations = observations.unwrap_or_default();
     let borrowed = asked.as_ref().is_ok_and(|live| borrow_efs(&mut observations, live));
-    let markers = markers::resume(&config.state_dir);
-    let remembered = saved.as_ref().ok().and_then(Option::as_ref).cloned().unwrap_or_default();
     let mut report = judge(&about, &config, observations, &remembered, markers);
     report.agent.probed_as = Some(probed_as);
+    report.authority = whose;
+    report.bootstrap = Record::newest(&config.listen.control);
     report.certificates = certificates;
     let told = seen_of_aws.told(live, &config);
     for (what, known) in [(INSTANCE, &mut report.agent.instance), (REGION, &mut report.agent.region)] {

@@ -90,6 +90,12 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
     if !progress.open.is_empty() {
         lines.push(format!("still open: {}", progress.open.join(", ")));
     }
+    if !progress.silent.is_empty() {
+        lines.push(format!(
+            "does not answer, so that nobody knows whether it is closed: {}",
+            progress.silent.join(", ")
+        ));
+    }
     match progress.other_stopped {
         Some(true) => {}
         Some(false) => lines.push("the other region's apps still write here".to_owned()),
@@ -100,10 +106,13 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
     if progress.sessions > 0 {
         lines.push("there are still sessions of the app with the database: its pools must be restarted".to_owned());
     }
-    match progress.lag_seconds {
-        Some(0) => {}
-        Some(_) => lines.push("the other region's replica has not applied everything yet".to_owned()),
-        None => lines.push("the other region's replica does not say how far it is".to_owned()),
+    if progress.quiet.is_some() && !progress.has_all {
+        lines.push(match progress.lag_seconds {
+            Some(0) => "nobody writes any more; what was written last has not reached the other region's replica yet"
+                .to_owned(),
+            Some(seconds) => format!("the other region's replica is {seconds} s behind"),
+            None => "the other region's replica does not say how far it is".to_owned(),
+        });
     }
     if shown.close.promote_now {
         lines.push("promote the other region's database now".to_owned());
@@ -135,18 +144,21 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let until = at(10_000).to_string();
         let progress = serde_json::json!({
-            "open": ["i-a", "i-b"], "other_stopped": null, "sessions": 2, "lag_seconds": 3, "until": until,
+            "open": ["i-a", "i-b"], "silent": ["i-c"], "other_stopped": null, "sessions": 2, "quiet": null,
+            "has_all": false, "lag_seconds": 3, "until": until,
         });
         let Look::Going(lines) = look(&shown(&progress, false, 2, "p"), at(9_000)) else { panic!("going on") };
         assert_eq!((lines.len(), lines[0].as_str()), (4, "still open: i-a, i-b"));
         let done = serde_json::json!({
-            "open": [], "other_stopped": true, "sessions": 0, "lag_seconds": 0, "until": until,
+            "open": [], "silent": [], "other_stopped": true, "sessions": 0, "quiet": until, "has_all": true,
+            "lag_seconds": 0, "until": until,
         });
         let Look::Going(lines) = look(&shown(&done, true, 2, "p"), at(9_700)) else { panic!("going on") };
         assert!(lines[0].starts_with("promote") && lines[1].starts_with("it ends within"), "{lines:?}");
         assert!(matches!(look(&shown(&done, true, 3, "h"), at(9_700)), Look::Handed(claim) if claim.epoch == 3));
         let over = serde_json::json!({
-            "open": ["i-a"], "other_stopped": true, "sessions": 0, "lag_seconds": 0, "until": null,
+            "open": ["i-a"], "silent": [], "other_stopped": true, "sessions": 0, "quiet": null, "has_all": false,
+            "lag_seconds": 0, "until": null,
         });
         assert_eq!(look(&shown(&over, false, 2, "p"), at(10_001)), Look::Over);
     }

@@ -1,5 +1,6 @@
 //! `dr-agent helper VERB`: what needs root, done for one request of the agent and told in a file. systemd starts it.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use thiserror::Error;
 use tokio::runtime;
 
 use super::{Exit, HelperCommand, render};
+use crate::bootstrap::mount::{Mount, unit_file};
 use crate::clock;
 use crate::config::{defaults, load};
 use crate::helper::tool::{self, tool};
@@ -29,7 +31,7 @@ enum Failed {
     Tool(#[from] tool::Failed),
     #[error("there is no [probe.efs] in the configuration")]
     NoMount,
-    #[error("/etc/fstab has no line for `{0}`")]
+    #[error("nothing says how `{0}` is mounted: neither a line in /etc/fstab nor the unit of `dr-agent bootstrap`")]
     NoLine(String),
     #[error("it was mounted beside the old one and does not answer: {0}")]
     Silent(String),
@@ -136,16 +138,9 @@ async fn nginx_restart() -> Result<(), Failed> {
 /// Mounts it a second time, and puts that in the place of the old one only if it answers: an open port proves a kernel,
 /// not a server.
 async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
-    let line =
-        tool(&["findmnt", "--fstab", "--noheadings", "--raw", "--output", "SOURCE,FSTYPE,OPTIONS", mount], DETACH)
-            .await
-            .map_err(|_| Failed::NoLine(mount.to_owned()))?;
-    let mut fields = line.split_whitespace();
-    let (Some(source), Some(fs_type), Some(options)) = (fields.next(), fields.next(), fields.next()) else {
-        return Err(Failed::NoLine(mount.to_owned()));
-    };
+    let Mount { what, fs_type, options } = how(mount).await.ok_or_else(|| Failed::NoLine(mount.to_owned()))?;
     tool(&["mkdir", "-p", staging], DETACH).await.map_err(|error| Failed::Staging(error.to_string()))?;
-    let mounted = tool(&["mount", "-t", fs_type, "-o", options, source, staging], MOUNT).await;
+    let mounted = tool(&["mount", "-t", &fs_type, "-o", &options, &what, staging], MOUNT).await;
     let answers = match mounted {
         Ok(_) => tool(&["ls", "-A", staging], ANSWER).await.map_err(|error| Failed::Silent(error.to_string())),
         Err(error) => Err(Failed::Tool(error)),
@@ -161,4 +156,15 @@ async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
     // What is bound elsewhere stays there.
     drop(tool(&["umount", "--lazy", staging], DETACH).await);
     replaced
+}
+
+/// How it is mounted, by /etc/fstab, else by the unit that the bootstrap wrote in this boot.
+async fn how(mount: &str) -> Option<Mount> {
+    let command = ["findmnt", "--fstab", "--noheadings", "--raw", "--output", "SOURCE,FSTYPE,OPTIONS", mount];
+    let line = tool(&command, DETACH).await.unwrap_or_default();
+    let mut fields = line.split_whitespace().map(str::to_owned);
+    if let (Some(what), Some(fs_type), Some(options)) = (fields.next(), fields.next(), fields.next()) {
+        return Some(Mount { what, fs_type, options });
+    }
+    Mount::read(&fs::read_to_string(unit_file(Path::new(mount))).ok()?)
 }

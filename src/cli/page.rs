@@ -2,6 +2,7 @@
 
 mod authority;
 mod aws;
+mod items;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::health::verdict::InstanceState;
 use crate::report::aws::{Aws, Level};
 use crate::report::members::Group;
 use crate::report::{Component, Gate, Held, Kind, Region, Report};
+
+pub(super) use items::{items, items_json};
 
 /// Columns before what is said of a component.
 const INDENT: usize = 12;
@@ -46,6 +49,7 @@ fn write_report(page: &mut String, report: &Report, zone: &TimeZone) -> std::fmt
     headline(page, report, zone)?;
     authority::notice(page, report, zone)?;
     problems(page, report)?;
+    items::bootstrap(page, report, zone)?;
     latches(page, report, zone)?;
     lifecycle(page, report)?;
     title(page, "Components")?;
@@ -185,6 +189,7 @@ pub(super) fn summary(report: &Report) -> String {
     if aws.and_then(Aws::level) == Some(Level::Degraded) {
         parts.push("the AWS side is not as it should be".to_owned());
     }
+    parts.extend(items::summary(report));
     if !report.agent.config_problems.is_empty() {
         parts.push("the configuration is not as it should be".to_owned());
     }

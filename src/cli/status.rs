@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::client::{self, Error};
 use super::{Exit, Format, StatusArgs, page, render};
+use crate::bootstrap::Record;
 use crate::report::Report;
 
 /// How often `--watch` draws.
@@ -19,7 +20,8 @@ pub(super) fn run(socket: &Path, args: &StatusArgs) -> Exit {
         return client::block_on(watch(socket, args.format)).unwrap_or_else(|error| error.show());
     }
     match client::block_on(client::report(socket)) {
-        Ok(report) => {
+        Ok(mut report) => {
+            report.bootstrap = Record::newest(socket);
             render::data(&text(&report, args.format));
             report.overall().into()
         }
@@ -45,7 +47,8 @@ async fn watch(socket: &Path, format: Format) -> Result<Exit, Error> {
             _ = tick.tick() => {}
         }
         last = match client::report(socket).await {
-            Ok(report) => {
+            Ok(mut report) => {
+                report.bootstrap = Record::newest(socket);
                 render::redraw(&text(&report, format));
                 report.overall().into()
             }

@@ -55,6 +55,17 @@ pub enum Message<'a> {
     Answer { nonce: &'a str, status: u16, body: &'a [u8] },
 }
 
+/// The lines of a key file that are to be keys, with their numbers.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Whether `text` would be a good key file.
+#[must_use]
+pub fn is_key_file(text: &str) -> bool {
+    lines(text).all(|(_, key)| key.len() >= SHORTEST) && lines(text).next().is_some()
+}
+
 impl Keys {
     /// Reads the file. Lines that are empty or begin with `#` are none. Blocking.
     ///
@@ -67,12 +78,11 @@ impl Keys {
         }
         let text = fs::read_to_string(path).map_err(unreadable)?;
         let mut keys = Vec::new();
-        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
-            match line.len() {
-                _ if line.is_empty() || line.starts_with('#') => {}
-                SHORTEST.. => keys.push(hmac::Key::new(HMAC_SHA256, line.as_bytes())),
-                _ => return Err(Unusable::Short { path: path.to_owned(), line: number }),
+        for (line, key) in lines(&text) {
+            if key.len() < SHORTEST {
+                return Err(Unusable::Short { path: path.to_owned(), line });
             }
+            keys.push(hmac::Key::new(HMAC_SHA256, key.as_bytes()));
         }
         if keys.is_empty() { Err(Unusable::Empty(path.to_owned())) } else { Ok(Self(keys)) }
     }

@@ -1,4 +1,4 @@
-//! Programs that the root helper runs, each with a deadline.
+//! Programs that root's commands run, each with a deadline.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub async fn tool(command: &[&str], limit: Duration) -> Result<String, Failed> {
     let name = command.join(" ");
     let Some((program, arguments)) = command.split_first() else { return Ok(String::new()) };
     let mut process = Command::new(program);
-    process.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    process.args(arguments).env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(limit, process.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(Failed::NotRun(name, error.to_string())),

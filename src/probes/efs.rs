@@ -7,7 +7,7 @@
 
 pub mod child;
 mod lock;
-mod mountinfo;
+pub(crate) mod mountinfo;
 mod tidy;
 mod vantage;
 

@@ -28,7 +28,8 @@ use crate::helper::{Done, Paths};
 use crate::state::write_atomically;
 use crate::telemetry::ErrorChain;
 
-const USUAL_DIR: &str = "/var/lib/dr-agent-helper";
+/// Where the root helper keeps what it did.
+pub const USUAL_DIR: &str = "/var/lib/dr-agent-helper";
 const KEPT: &str = "repoint.json";
 const LOCK: &str = "lock";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -115,10 +116,11 @@ pub async fn run(path: Option<&Path>) -> Result<Applied, Failed> {
     let lock = File::create(dir.join(LOCK)).map_err(unusable)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Failed::Busy)?;
     let (config, warning) = configuration(path, &dir).map_err(Failed::Configuration)?;
-    let decision = decision::read(&config.state_dir).map_err(Failed::Decision)?;
+    let paths = Paths::of(&config.listen.control);
+    let decision = decision::read(&config.state_dir, paths.run_dir()).map_err(Failed::Decision)?;
     let mut applied = Run { dir: &dir, config: &config, decision: &decision }.carry_out().await;
     applied.warning = warning;
-    Paths::of(&config.listen.control).report(VERB, &applied).map_err(Failed::Result)?;
+    paths.report(VERB, &applied).map_err(Failed::Result)?;
     Ok(applied)
 }
 

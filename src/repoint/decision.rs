@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::state::write_atomically;
 
-/// In the state directory.
+/// In the state directory; where that takes nothing, beside the control socket.
 const DIR: &str = "repoint";
 const FILE: &str = "decision.json";
 
@@ -104,18 +104,35 @@ pub enum Unusable {
     Field { path: PathBuf, field: &'static str },
 }
 
-/// Where the decision is.
+/// Where the decision is in a directory.
 #[must_use]
-pub fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join(DIR).join(FILE)
+pub fn path(dir: &Path) -> PathBuf {
+    dir.join(DIR).join(FILE)
 }
 
-/// Writes the decision. After a crash at any point the old or the new one is there. Blocking.
+/// Writes the decision into the state directory. After a crash at any point the old or the new one is there. Blocking.
 ///
 /// # Errors
-/// When the state directory cannot be written.
-pub fn write(state_dir: &Path, decision: &Decision) -> io::Result<()> {
-    let dir = state_dir.join(DIR);
+/// When that cannot be written: then it is to be [written beside](write_beside) the control socket.
+pub fn write(state_dir: &Path, run_dir: &Path, decision: &Decision) -> io::Result<()> {
+    write_in(state_dir, decision)?;
+    match fs::remove_file(path(run_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the decision beside the control socket, in memory: a state directory that takes nothing keeps no app writing to
+/// a database that is not the owner's. It counts before the one in the state directory. Blocking.
+///
+/// # Errors
+/// When that cannot be written either.
+pub fn write_beside(run_dir: &Path, decision: &Decision) -> io::Result<()> {
+    write_in(run_dir, decision)
+}
+
+fn write_in(dir: &Path, decision: &Decision) -> io::Result<()> {
+    let dir = dir.join(DIR);
     match fs::DirBuilder::new().mode(0o755).create(&dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -123,13 +140,21 @@ pub fn write(state_dir: &Path, decision: &Decision) -> io::Result<()> {
     write_atomically(&dir.join(FILE), &serde_json::to_vec(decision)?, 0o644)
 }
 
-/// Reads the decision. Its folder is the agent's, and what it says reaches files of root: so nothing but a plain file is
-/// read, and no word passes that could be more than a word. Blocking.
+/// Reads the newest decision. Blocking.
 ///
 /// # Errors
 /// When there is none, or it is not one.
-pub fn read(state_dir: &Path) -> Result<Decision, Unusable> {
-    let path = path(state_dir);
+pub fn read(state_dir: &Path, run_dir: &Path) -> Result<Decision, Unusable> {
+    match read_in(run_dir) {
+        Err(Unusable::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => read_in(state_dir),
+        beside => beside,
+    }
+}
+
+/// Reads the decision in a directory. Its folder is the agent's, and what it says reaches files of root: so nothing but a plain file is
+/// read, and no word passes that could be more than a word.
+fn read_in(dir: &Path) -> Result<Decision, Unusable> {
+    let path = path(dir);
     let unreadable = |error| Unusable::Unreadable { path: path.clone(), error };
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(unreadable)?;
@@ -183,16 +208,29 @@ pub(super) mod tests {
     #[test]
     fn what_is_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(read(dir.path()), Err(Unusable::Unreadable { .. })));
+        assert!(matches!(read_in(dir.path()), Err(Unusable::Unreadable { .. })));
         for decision in [
             decision("a1", "ap-south-1", "unchanged"),
             Decision { rollback: Some("a1".to_owned()), ..decision("a2", "none", "us-east-1") },
         ] {
-            write(dir.path(), &decision).unwrap();
-            assert_eq!(read(dir.path()).unwrap(), decision);
+            write_in(dir.path(), &decision).unwrap();
+            assert_eq!(read_in(dir.path()).unwrap(), decision);
         }
         let text = fs::read_to_string(path(dir.path())).unwrap();
         assert!(text.contains(r#""writer":"none","reader":"us-east-1","epoch":3"#), "{text}");
+    }
+
+    #[test]
+    fn where_the_state_directory_takes_nothing_it_stands_beside_the_socket() {
+        let (state, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let read = || read(state.path(), run.path()).unwrap().id;
+        write(state.path(), run.path(), &decision("a1", "a", "a")).unwrap();
+        assert_eq!(read(), "a1");
+        write_beside(run.path(), &decision("a2", "none", "a")).unwrap();
+        assert_eq!(read(), "a2", "the newer one");
+        write(state.path(), run.path(), &decision("a3", "b", "a")).unwrap();
+        assert_eq!(read(), "a3", "the state directory takes it again");
+        assert!(!path(run.path()).exists());
     }
 
     #[test]
@@ -207,8 +245,8 @@ pub(super) mod tests {
             ("reader", Decision { reader: Target::Region("a b".to_owned()), ..good.clone() }),
             ("state", Decision { state: "x\nPATH=/tmp".to_owned(), ..good.clone() }),
         ] {
-            write(dir.path(), &bad).unwrap();
-            let error = read(dir.path()).unwrap_err();
+            write_in(dir.path(), &bad).unwrap();
+            let error = read_in(dir.path()).unwrap_err();
             assert!(matches!(error, Unusable::Field { field: found, .. } if found == field), "{error}");
         }
     }
@@ -216,18 +254,18 @@ pub(super) mod tests {
     #[test]
     fn only_a_plain_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &decision("a1", "none", "none")).unwrap();
+        write_in(dir.path(), &decision("a1", "none", "none")).unwrap();
         let real = dir.path().join("elsewhere");
         fs::rename(path(dir.path()), &real).unwrap();
         symlink(&real, path(dir.path())).unwrap();
-        assert!(matches!(read(dir.path()), Err(Unusable::Unreadable { .. })), "a link");
+        assert!(matches!(read_in(dir.path()), Err(Unusable::Unreadable { .. })), "a link");
         fs::remove_file(path(dir.path())).unwrap();
         fs::create_dir(path(dir.path())).unwrap();
-        assert!(matches!(read(dir.path()), Err(Unusable::NotAFile(_))), "a folder");
+        assert!(matches!(read_in(dir.path()), Err(Unusable::NotAFile(_))), "a folder");
         fs::remove_dir(path(dir.path())).unwrap();
         fs::write(path(dir.path()), vec![b' '; 5000]).unwrap();
-        assert!(matches!(read(dir.path()), Err(Unusable::NotAFile(_))), "too long");
+        assert!(matches!(read_in(dir.path()), Err(Unusable::NotAFile(_))), "too long");
         fs::write(path(dir.path()), "{").unwrap();
-        assert!(matches!(read(dir.path()), Err(Unusable::Malformed { .. })));
+        assert!(matches!(read_in(dir.path()), Err(Unusable::Malformed { .. })));
     }
 }

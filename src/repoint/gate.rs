@@ -49,7 +49,7 @@ pub fn is_decided(run_dir: &Path, boot: &str) -> bool {
 
 /// Waits as long as it must, and at most for `limit`.
 pub async fn wait(state_dir: &Path, run_dir: &Path, boot: &str, limit: Duration) -> Opened {
-    if !knows_an_epoch(state_dir) {
+    if !knows_an_epoch(state_dir, run_dir) {
         return Opened::NoEpoch;
     }
     let decided = async {
@@ -61,12 +61,13 @@ pub async fn wait(state_dir: &Path, run_dir: &Path, boot: &str, limit: Duration)
 }
 
 /// Whether a state file shows an epoch of authority: the agent's own, or its last decision.
-fn knows_an_epoch(state_dir: &Path) -> bool {
+fn knows_an_epoch(state_dir: &Path, run_dir: &Path) -> bool {
     let shows = |path: &Path, pointer: &str| {
         let file = read(path).and_then(|text| serde_json::from_str::<Value>(&text).ok());
         file.as_ref().and_then(|file| file.pointer(pointer)?.as_u64()).is_some_and(|epoch| epoch > 0)
     };
-    shows(&state_dir.join("state.json"), "/authority/known/epoch") || shows(&decision::path(state_dir), "/epoch")
+    shows(&state_dir.join("state.json"), "/authority/known/epoch")
+        || [state_dir, run_dir].iter().any(|dir| shows(&decision::path(dir), "/epoch"))
 }
 
 /// The start of a plain file. The folders are the agent's, and root reads.
@@ -94,13 +95,13 @@ mod tests {
         let limit = Duration::from_secs(12);
         let wait = || wait(dir.path(), dir.path(), "this boot", limit);
         assert_eq!(wait().await, Opened::NoEpoch);
-        decision::write(dir.path(), &decision::Decision { epoch: 0, ..decision("1", "a", "a") }).unwrap();
+        decision::write_beside(dir.path(), &decision::Decision { epoch: 0, ..decision("1", "a", "a") }).unwrap();
         fs::write(dir.path().join("state.json"), r#"{"authority": {"known": null}}"#).unwrap();
         assert_eq!(wait().await, Opened::NoEpoch);
         fs::write(dir.path().join("state.json"), r#"{"authority": {"known": {"epoch": 1, "region": "a"}}}"#).unwrap();
         assert_eq!(wait().await, Opened::Late);
         fs::write(dir.path().join("state.json"), "damaged").unwrap();
-        decision::write(dir.path(), &decision("1", "a", "a")).unwrap();
+        decision::write_beside(dir.path(), &decision("1", "a", "a")).unwrap();
         say_decided(dir.path(), "another boot").unwrap();
         assert_eq!(wait().await, Opened::Late, "what an earlier boot left");
         say_decided(dir.path(), "this boot").unwrap();
@@ -110,7 +111,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_the_agent_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        decision::write(dir.path(), &decision("1", "a", "a")).unwrap();
+        decision::write_beside(dir.path(), &decision("1", "a", "a")).unwrap();
         let late = async {
             sleep(Duration::from_secs(3)).await;
             say_decided(dir.path(), "this boot").unwrap();

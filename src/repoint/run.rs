@@ -13,12 +13,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applied;
-use super::decision;
+use super::decision::{self, Decision};
 use super::look::{self, Look};
 use super::plan::{Draft, Goal, Phase, Plan, Step, Wanted};
 use super::{VERB, gate, sessions, verify};
 use crate::clock::BootTime;
-use crate::config::HostPort;
+use crate::config::{Config, HostPort};
 use crate::group::keys;
 use crate::helper::Paths;
 use crate::probes::blocking::{FILE, Lane};
@@ -35,6 +35,8 @@ const COUNT_FOR: Duration = Duration::from_secs(60);
 const ADDRESSES: usize = 64;
 
 static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+/// For what is in memory, while the other lane hangs on a dead disk.
+static BESIDE: LazyLock<Lane> = LazyLock::new(Lane::new);
 
 /// What the task is given.
 #[derive(Debug, Clone)]
@@ -86,18 +88,28 @@ pub async fn run<L: Look>(channels: Channels<L>, cancelled: CancellationToken) {
     }
 }
 
+impl Progress {
+    /// What an earlier life of the agent has left. Blocking.
+    #[must_use]
+    pub fn kept(config: &Config) -> Self {
+        let paths = Paths::of(&config.listen.control);
+        let mut plan = decision::read(&config.state_dir, paths.run_dir())
+            .map(|decision| Plan::resume(decision, config, BootTime::now()))
+            .unwrap_or_default();
+        if let Some(applied) = paths.newest::<Applied>(VERB) {
+            plan.recall(&applied);
+        }
+        Self { plan, ..Self::default() }
+    }
+}
+
 impl<L: Look> Task<L> {
     async fn start(channels: Channels<L>) {
         let snapshot = Arc::clone(&channels.snapshots.borrow());
         let paths = Paths::of(&snapshot.config.listen.control);
-        let (dir, results) = (channels.state_dir.clone(), paths.clone());
-        let known = LANE.run(move || (decision::read(&dir).ok(), results.newest::<Applied>(VERB)));
-        let (decision, applied) = timeout(FILE, known).await.ok().and_then(Result::ok).unwrap_or_default();
-        let plan = decision.map(|decision| Plan::resume(decision, &snapshot.config, BootTime::now()));
-        let mut plan = plan.unwrap_or_default();
-        if let Some(applied) = applied {
-            plan.recall(&applied);
-        }
+        let config = Arc::clone(&snapshot.config);
+        let kept = timeout(FILE, LANE.run(move || Progress::kept(&config))).await;
+        let plan = kept.ok().and_then(Result::ok).unwrap_or_default().plan;
         let task = Self {
             paths,
             snapshot,
@@ -211,9 +223,7 @@ impl<L: Look> Task<L> {
         let Some(id) = keys::nonce() else { return self.fail("no random number for a decision".to_owned()).await };
         self.remember_former(&draft);
         let decision = draft.decision(id);
-        let (dir, text) = (self.channels.state_dir.clone(), decision.clone());
-        let written = timeout(FILE, LANE.run(move || decision::write(&dir, &text))).await;
-        if let Ok(Ok(Ok(()))) = written {
+        if self.write_down(&decision).await {
             self.problem = None;
             event::repoint_decided(&decision, &draft.purpose);
             self.ask(&decision.id).await;
@@ -221,6 +231,17 @@ impl<L: Look> Task<L> {
         } else {
             self.fail("the decision could not be written down".to_owned()).await;
         }
+    }
+
+    async fn write_down(&self, decision: &Decision) -> bool {
+        let (dir, paths, text) = (self.channels.state_dir.clone(), self.paths.clone(), decision.clone());
+        let written = timeout(FILE, LANE.run(move || decision::write(&dir, paths.run_dir(), &text))).await;
+        if matches!(written, Ok(Ok(Ok(())))) {
+            return true;
+        }
+        let (paths, text) = (self.paths.clone(), decision.clone());
+        let written = timeout(FILE, BESIDE.run(move || decision::write_beside(paths.run_dir(), &text))).await;
+        matches!(written, Ok(Ok(Ok(()))))
     }
 
     async fn fail(&mut self, problem: String) {
@@ -253,9 +274,8 @@ impl<L: Look> Task<L> {
         if self.is_said {
             return;
         }
-        let run_dir = self.snapshot.config.listen.control.parent().map(PathBuf::from).unwrap_or_default();
-        let boot = self.channels.boot.clone();
-        let said = timeout(FILE, LANE.run(move || gate::say_decided(&run_dir, &boot))).await;
+        let (paths, boot) = (self.paths.clone(), self.channels.boot.clone());
+        let said = timeout(FILE, BESIDE.run(move || gate::say_decided(paths.run_dir(), &boot))).await;
         self.is_said = matches!(said, Ok(Ok(Ok(()))));
     }
 

@@ -46,12 +46,16 @@ pub struct Lag {
 }
 
 impl Authority {
-    pub(super) fn of(snapshot: &Snapshot, now: BootTime) -> Option<Self> {
-        let said: &Said = snapshot.authority.as_deref()?;
+    pub(super) fn live(snapshot: &Snapshot, now: BootTime) -> Option<Self> {
+        Some(Self { readiness: Readiness::of(snapshot), ..Self::of(snapshot.authority.as_deref()?, now) })
+    }
+
+    /// Without what only a running agent sees: whether all is ready.
+    pub(crate) fn of(said: &Said, now: BootTime) -> Self {
         let decision = &said.decision;
         let memory = said.memory();
         let ledger = &said.ledger;
-        Some(Self {
+        Self {
             state: decision.state.name().to_owned(),
             since: ledger.since.filter(|_| ledger.state == decision.state),
             role: decision.role.name().to_owned(),
@@ -70,10 +74,10 @@ impl Authority {
             },
             lag: said.lag.as_ref().map(|lag| Lag { seconds: lag.seconds(), by: lag.by.name().to_owned() }),
             repoint: words::lines(&said.progress, now),
-            readiness: Readiness::of(snapshot),
+            readiness: None,
             notice: said.notice(),
             failover: ledger.last().cloned(),
-        })
+        }
     }
 
     /// What it does to the status of the whole.

@@ -207,7 +207,7 @@ pub(crate) fn standby() -> super::authority::Authority {
 /// The same, after `change`.
 pub(crate) fn standby_with(change: &dyn Fn(&mut Said)) -> super::authority::Authority {
     let snapshot = standby_snapshot(change);
-    super::authority::Authority::of(&snapshot, snapshot.taken).unwrap()
+    super::authority::Authority::live(&snapshot, snapshot.taken).unwrap()
 }
 
 /// What it is made from.

@@ -44,6 +44,7 @@
 //! | [`repoint_stuck`] | `e6a05d9813fb47c08a2b7c4e95d0f361` | PROBLEM |
 //! | [`authority_changed`] | `2f6d0c81b7e94a53a1d0e5c7f8926b34` | FROM, TO, KNOWN, WHY, SINCE, LOST |
 //! | [`epoch_claimed`] | `94b1e07ac3d5482f8e6f10b2d7a9c658` | EPOCH, REGION, IS_OURS |
+//! | [`failover_ended`] | `6c1f3b8ed2a7450f9b64e8d05a3c7192` | FROM, TO, RPO_MS, STEPS |
 //! | [`LINES_LOST`] | `435c07afa4f21fb96ec1d46f4bc2b5e3` | COUNT |
 
 mod authority;
@@ -51,7 +52,7 @@ mod repoint;
 
 use std::io;
 
-pub use authority::{authority_changed, epoch_claimed};
+pub use authority::{authority_changed, epoch_claimed, failover_ended};
 pub use repoint::{repoint_applied, repoint_decided, repoint_judged, repoint_stuck};
 use tracing::{Level, error, info, warn};
 

@@ -107,6 +107,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
     Commands:
       run        Run the agent until SIGTERM; SIGHUP reads the configuration again
       check      Look at everything once, with or without a running agent, and say what to do
+      bootstrap  Make this machine an instance of its region: secrets, mount, journal; systemd starts it
       status     What the running agent knows
       explain    Why a verdict is what it is: each component's row of the cause table as it applies now
       history    What changed, when and why
@@ -149,7 +150,7 @@ fn help_lists_the_exit_codes_and_every_command_has_examples() {
         assert_eq!(help.out.contains("--region <NAME>"), with_region, "{command}");
         seen += 1;
     }
-    assert_eq!(seen, 16);
+    assert_eq!(seen, 17);
 }
 
 #[test]

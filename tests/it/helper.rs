@@ -87,7 +87,7 @@ fn a_mount_is_made_anew_only_if_the_new_one_answers() {
     let helper = Helper::new(&format!("[probe.efs]\npath = \"{}\"\ntypes = [\"tmpfs\"]\n", mount.display()));
     let (exit, done) = helper.run(Verb::EfsRemount);
     assert_eq!(exit, Some(2));
-    assert!(done.error.unwrap().contains("has no line for"));
+    assert!(done.error.unwrap().contains("nothing says how"));
 
     let line = |source: &str, kind: &str| {
         fs::write(&helper.fstab, format!("{source} {} {kind} size=1m,noauto 0 0\n", mount.display())).unwrap();

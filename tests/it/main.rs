@@ -5,8 +5,12 @@
 
 // The site through nginx, and what it may answer.
 mod app;
+// The image: its template, and the scripts that make it.
+mod ami;
 // The calls to AWS, and the ways in which they fail.
 mod aws;
+// What a boot makes of a machine, and a machine that becomes an image.
+mod bootstrap;
 // The certificates of the regions' names.
 mod certificates;
 // What the other region is asked, over TLS.

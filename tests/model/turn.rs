@@ -68,7 +68,7 @@ fn facts(world: &World, index: usize, answering: Option<usize>, rules: Rules) ->
         own: database(0),
         other: Some(database(1)),
         across: Some(Source { last: Some(Asked { began: at(now), answer }) }),
-        group: Group { asked: Some(at(now)), members: members.collect() },
+        group: Group { asked: Some(at(now)), members: members.collect(), silent: Vec::new() },
         tags: (!rules.no_tags).then(tagged),
         applied: applied(agent),
     }
@@ -170,8 +170,9 @@ pub fn step(world: &mut World, index: usize) -> bool {
         Todo::Step(step) => take(world, index, step),
     };
     let agent = &mut world.agents[index];
-    if !done {
-        agent.queue.retain(|todo| !matches!(todo, Todo::Step(step) if step.opens()));
+    // As in the agent: the gate waits for the repoint, and for nothing else that failed.
+    if !done && matches!(todo, Todo::Step(Step::Repoint(_))) {
+        agent.queue.retain(|todo| !matches!(todo, Todo::Step(Step::OpenGate | Step::OpenRegion)));
     }
     if agent.queue.is_empty() && agent.memory.get().state != State::Boot && !agent.serving {
         agent.serving = true;

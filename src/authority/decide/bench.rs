@@ -150,7 +150,7 @@ impl Bench {
             word: Some(word.clone()),
         };
         let members = words.iter().enumerate().map(member).collect();
-        self.facts.group = Group { asked: Some(self.facts.now), members };
+        self.facts.group = Group { asked: Some(self.facts.now), members, silent: Vec::new() };
         self
     }
 

@@ -112,6 +112,7 @@ impl Task {
             Order::Release { reason, loses } => match operator::release(&self.facts, &decision)? {
                 Release::EndClose(until) => {
                     let swap = self
+                        .sources
                         .own
                         .release(&self.setup.place.region, until)
                         .await
@@ -141,7 +142,7 @@ impl Task {
                     by_whom: by_whom.to_owned(),
                     before: self.row_that_stands(),
                 };
-                let swap = self.own.close(&close).await.map_err(|error| failed(error.to_string()))?;
+                let swap = self.sources.own.close(&close).await.map_err(|error| failed(error.to_string()))?;
                 done(swap).map(|()| json!({ "seconds": seconds }))
             }
         }
@@ -162,8 +163,6 @@ impl Task {
     /// Everything about authority, for people and their scripts.
     fn shown(&self) -> Value {
         let Some(decision) = &self.decision else { return Value::Null };
-        let instance = self.channels.snapshots.borrow().about.owner.instance.clone().unwrap_or_default();
-        let progress = Progress::of(&self.facts, decision, &instance);
         let closes = self.facts.own.seen.as_ref().and_then(|seen| Some(&seen.read.tables.as_ref()?.closing));
         json!({
             "summary": summary(decision),
@@ -172,7 +171,7 @@ impl Task {
             "known": decision.memory.known,
             "own": decision.memory.own,
             "closing": closes,
-            "close": { "progress": progress, "promote_now": progress.is_done() },
+            "close": { "progress": self.close, "promote_now": self.close.as_ref().is_some_and(Progress::is_done) },
             "problems": self.problems,
             "since": self.ledger.since,
             "lag": self.said.as_ref().and_then(|said| said.lag.clone()),

@@ -30,7 +30,7 @@ impl Task {
     pub(super) async fn record(&mut self, records: &Records) {
         if let Some(row) = &records.superseded {
             let own = Claim { epoch: row.epoch, region: row.region.clone() };
-            let result = self.own.supersede(&own, &row.by).await;
+            let result = self.sources.own.supersede(&own, &row.by).await;
             self.note("superseded", result.err().map(|error| error.to_string()));
         }
         let Some(group) = self.group_name() else { return };
@@ -67,7 +67,7 @@ impl Task {
     }
 
     pub(super) async fn try_claim(&mut self, row: &NewRow, reason: &str) -> Result<Swap, String> {
-        let proof = self.own.prove().await.map_err(|unproven| unproven.to_string())?;
+        let proof = self.sources.own.prove().await.map_err(|unproven| unproven.to_string())?;
         self.proven = Some(clock::wall());
         if proof.read.server != row.server {
             return Err(format!("the endpoint leads to `{}` now, not to `{}`", proof.read.server, row.server));
@@ -87,13 +87,13 @@ impl Task {
                 closing: closing.map(|row| row.until).next(),
             }
         };
-        let swap = self.own.claim(&claiming).await.map_err(|error| error.to_string())?;
+        let swap = self.sources.own.claim(&claiming).await.map_err(|error| error.to_string())?;
         event::epoch_claimed(row, swap == Swap::Done);
         Ok(swap)
     }
 
     pub(super) async fn beat(&mut self) {
-        let result = self.own.beat(&self.setup.place.region).await;
+        let result = self.sources.own.beat(&self.setup.place.region).await;
         self.note("heartbeat", result.err().map(|error| error.to_string()));
     }
 

@@ -82,6 +82,12 @@ impl Claiming {
     async fn insert(&self, conn: &mut Conn) -> Result<Swap, Error> {
         let Claim { epoch, region } = &self.claim;
         run(conn, HEARTBEAT, params! { "region" => region }).await?;
+        // Before the claim too: nothing counts a close of a region that does not own the data, and one that outlived its
+        // claim would close the new owner.
+        if let Some(until) = self.closing {
+            // Nothing changed: somebody wrote another one since, and the next read shows it.
+            run(conn, RELEASE, params! { "region" => region, "until" => at(until) }).await?;
+        }
         let kind = match self.kind {
             Kind::Init => "init",
             Kind::Promotion => "promotion",
@@ -100,10 +106,6 @@ impl Claiming {
             Err(Error::Server(error)) if BEATEN.contains(&error.code) => return Ok(Swap::Changed),
             result => result?,
         };
-        if let Some(until) = self.closing {
-            // Nothing changed: somebody wrote another one since, and the next read shows it.
-            run(conn, RELEASE, params! { "region" => region, "until" => at(until) }).await?;
-        }
         Ok(Swap::Done)
     }
 }

@@ -1,6 +1,8 @@
 //! The page as a person sees it.
 
 use super::*;
+use crate::bootstrap::Record;
+use crate::report::items::Item;
 use crate::report::sample;
 
 fn plain(report: &Report) -> String {
@@ -211,4 +213,43 @@ fn a_hold_says_when_it_closes_and_a_closed_region_when_it_opens() {
     region.code = 503;
     region.reopens_in_seconds = Some(30);
     assert_eq!(holds(&region), ["opens in 30 s if nothing closes it again"]);
+}
+
+#[test]
+fn what_the_bootstrap_left_undone_is_said_with_what_to_do() {
+    let mut report = sample::well(Kind::Check, "ap-south-1");
+    let ago = |seconds: i64| report.at.checked_sub(jiff::SignedDuration::from_secs(seconds)).unwrap();
+    let items = vec![
+        Item::well("region", "ap-south-1"),
+        Item::degraded("secrets", "no password file; the instance has no tag", "write it"),
+        Item::unhealthy("mount", "/mnt/efs is not mounted: refused", "allow TCP 2049"),
+    ];
+    let mut record = Record { began: ago(70), ended: Some(ago(40)), items };
+    report.bootstrap = Some(record.clone());
+    assert_eq!(report.overall(), Status::Degraded);
+    let page = plain(&report);
+    assert!(page.starts_with("degraded  the bootstrap of this boot failed: mount\n"), "{page}");
+    let part = page.split_once("\nBootstrap\n").unwrap().1.split_once("\n\n").unwrap().0;
+    insta::assert_snapshot!(part, @r"
+    secrets  degraded   no password file; the instance has no tag
+                        hint: write it
+    mount    UNHEALTHY  /mnt/efs is not mounted: refused
+                        hint: allow TCP 2049
+    ");
+
+    // It is tried again: what it failed at stands until that ended.
+    record.ended = None;
+    report.bootstrap = Some(record.clone());
+    let page = plain(&report);
+    assert!(page.contains("is at work since") && page.contains("/mnt/efs is not mounted"), "{page}");
+    record.began = ago(600);
+    report.bootstrap = Some(record.clone());
+    assert!(plain(&report).contains("was ended before it was done"));
+
+    // Nothing to say.
+    record.ended = Some(ago(500));
+    record.items.truncate(1);
+    report.bootstrap = Some(record);
+    assert!(!plain(&report).contains("Bootstrap"));
+    assert_eq!(report.overall(), Status::Healthy);
 }

@@ -59,8 +59,9 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// Writing a latch file. A healthy disk takes milliseconds.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Two rounds of all sources, and three logins between them.
-const ORDER_LIMIT: Duration = Duration::from_secs(9);
+/// What is under way when the order comes, then two rounds of all sources (2 s each) with a proof (5 s) and a claim (2 s)
+/// between them, and what follows from it.
+const ORDER_LIMIT: Duration = Duration::from_secs(18);
 
 /// The owner turns at once.
 const EFFECT_LIMIT: Duration = Duration::from_secs(1);

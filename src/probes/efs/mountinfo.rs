@@ -10,12 +10,12 @@ pub(super) const NFS_PORT: u16 = 2049;
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     id: u32,
     parent: u32,
     point: PathBuf,
-    pub(super) fs_type: String,
-    pub(super) source: String,
+    pub(crate) fs_type: String,
+    pub(crate) source: String,
     pub(super) read_only: bool,
     /// The options of the file system itself (not of this mount of it), comma-separated.
     options: String,
@@ -32,14 +32,14 @@ impl Mount {
 
     /// Whether the source has a host's name, which can be compared. An address says nothing of the file system behind
     /// it: it is that of a local proxy (efs-utils' TLS tunnel), or was given because the name did not resolve.
-    pub(super) fn has_named_source(&self) -> bool {
+    pub(crate) fn has_named_source(&self) -> bool {
         let host = self.source.split(':').next().unwrap_or_default();
         !host.starts_with('[') && host != "localhost" && host.parse::<IpAddr>().is_err()
     }
 }
 
 /// What is mounted at `path`, on top if several are stacked. Lines that cannot be read are skipped.
-pub(super) fn find(mountinfo: &[u8], path: &Path) -> Option<Mount> {
+pub(crate) fn find(mountinfo: &[u8], path: &Path) -> Option<Mount> {
     let mut there: Vec<Mount> =
         mountinfo.split(|&byte| byte == b'\n').filter_map(parse).filter(|mount| mount.point == path).collect();
     // A mount on top of another is its child; the order of the lines alone does not tell once mounts were moved.

@@ -5,10 +5,12 @@ use tracing::{info, warn};
 use crate::authority::State;
 use crate::authority::claim::NewRow;
 use crate::authority::decide::Decision;
+use crate::authority::ledger::Failover;
 use crate::authority::notice::Notice;
 
 const CHANGED: &str = "2f6d0c81b7e94a53a1d0e5c7f8926b34";
 const CLAIMED: &str = "94b1e07ac3d5482f8e6f10b2d7a9c658";
+const FAILED_OVER: &str = "6c1f3b8ed2a7450f9b64e8d05a3c7192";
 
 /// The state of authority is another one than before.
 pub fn authority_changed(from: State, decision: &Decision, notice: Option<&Notice>) {
@@ -50,5 +52,21 @@ pub fn epoch_claimed(row: &NewRow, is_ours: bool) {
         is_ours,
         "epoch {epoch} of {region} was {}",
         if is_ours { "claimed" } else { "claimed by another agent first" }
+    );
+}
+
+/// This region is through with a change of the owner.
+pub fn failover_ended(failover: &Failover) {
+    let (from, to) = (failover.from.to_string(), failover.to.to_string());
+    let steps: Vec<_> = failover.steps().into_iter().map(|(name, at)| format!("{at} {name}")).collect();
+    warn!(
+        message_id = FAILED_OVER,
+        from,
+        to,
+        rpo_ms = failover.rpo_ms(),
+        steps = steps.join("; "),
+        "{}; {}",
+        failover.headline(),
+        failover.loss()
     );
 }

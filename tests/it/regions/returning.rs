@@ -53,7 +53,6 @@ fn a_primary_that_returns_with_newer_writes_stays_closed_whatever_happens_to_its
 }
 
 #[test]
-#[ignore = "not green on a busy machine: that the tags are read before a fresh instance opens is to be looked into"]
 fn a_fresh_instance_believes_the_tag_and_the_group_where_the_database_never_heard_of_it() {
     let moto = Moto::start();
     moto.group(&format!("web-{}", NAMES[HOME]), 1);

@@ -234,7 +234,6 @@ async fn the_app_follows_what_is_wanted_and_only_to_a_server_that_takes_writes()
     within(PATIENCE, "the gate is told", || {
         if gate::is_decided(&machine.path("run"), &boot) { Ok(()) } else { Err("not yet") }
     });
-    let first = id(&progress);
 
     // A pool that keeps its session to a.
     let mut pool = Command::new("mariadb");
@@ -244,6 +243,19 @@ async fn the_app_follows_what_is_wanted_and_only_to_a_server_that_takes_writes()
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let pool = Process::start(&mut pool);
+
+    // A state directory that takes nothing keeps no app writing.
+    let taken = machine.path("state/repoint");
+    fs::rename(&taken, machine.path("state/before")).unwrap();
+    fs::write(&taken, "").unwrap();
+    agent.want("none", 1, Err("nobody needs to look"));
+    agent.until("it has no writer", |progress| progress.plan.present == Some(Target::None)).await;
+    assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=\n"));
+    fs::remove_file(&taken).unwrap();
+    agent.want("a-1", 1, Ok(owner("a-1", 1)));
+    let has_one = |progress: &Progress| progress.is_reached && progress.plan.present == Some("a-1".to_owned().into());
+    let first = id(&*agent.until("it has one again", has_one).await);
+    assert!(!machine.path("run/repoint/decision.json").exists(), "what was kept beside it has been");
 
     // A new life of the agent asks for the same decision and makes no other.
     drop(agent);

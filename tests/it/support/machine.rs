@@ -1,12 +1,16 @@
 //! Boots a machine of its own with a real systemd (in systemd-nspawn) from the root file system of
 //! `tests/setup-machine`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _, stderr};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use super::{eventually, repository};
@@ -146,6 +150,17 @@ impl Machine {
         fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
         fs::write(&path, content).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set the mode");
+    }
+
+    /// A port of the machine's own loopback, on which this process listens.
+    pub fn listen(&self) -> TcpListener {
+        let net = File::open(format!("/proc/{}/ns/net", self.init())).expect("the machine's network");
+        let listen = move || {
+            // The thread's network, which ends with it; a socket stays where it was made.
+            move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter the network");
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind")
+        };
+        thread::spawn(listen).join().expect("listen in the machine")
     }
 
     fn describe(&self, said: &Said) -> String {

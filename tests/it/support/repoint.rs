@@ -90,7 +90,7 @@ impl Machine {
             rollback: None,
         };
         change(&mut decision);
-        decision::write(&self.path("state"), &decision).expect("write the decision");
+        decision::write(&self.path("state"), &self.path("run"), &decision).expect("write the decision");
         decision
     }
 

@@ -1,0 +1,364 @@
+//! The bootstrap on a machine with a real systemd: secrets by a stand-in for the AWS CLI and a metadata service of the
+//! tests' own, a mount by a stand-in for efs-utils that works, refuses or hangs.
+
+use serde_json::Value;
+
+use crate::support::imds::Imds;
+use crate::support::machine::Machine;
+use crate::support::{agent_binary, eventually, repository};
+
+const CONFIG: &str = r#"
+schema = 1
+deployment = "shop"
+home = "ap-south-1"
+key_file = "/etc/dr-agent/group.key"
+[probe.efs]
+path = "/mnt/efs"
+types = ["tmpfs"]
+[probe.database]
+user = "dr_agent"
+password_file = "/etc/dr-agent/database.password"
+[region.ap-south-1]
+database = "127.0.0.1:3306"
+efs = "fs-0123456789abcdef0"
+[region.us-east-1]
+database = "127.0.0.1:3307"
+efs = "fs-0fedcba9876543210"
+"#;
+
+/// Prints what the files below /run/aws say, and fails while there is /run/aws/fail.
+const AWS: &str = r#"#!/bin/sh
+echo "$*" >>/run/aws/log
+[ ! -e /run/aws/fail ] || { echo "An error occurred (AccessDeniedException) when calling it" >&2; exit 254; }
+case "$1 $2" in
+    "ec2 describe-instances") cat /run/aws/tag ;;
+    "secretsmanager get-secret-value") cat /run/aws/secret ;;
+    *) echo "unknown: $*" >&2; exit 252 ;;
+esac
+"#;
+
+/// Mounts memory under the name that it was given; or does what /run/mount.mode says.
+const MOUNT_HELPER: &str = r#"#!/bin/sh
+echo "$*" >>/run/mount.log
+case $(cat /run/mount.mode 2>/dev/null) in
+    refuse) echo "mount.efs: Failed to resolve \"$1\"" >&2; exit 32 ;;
+    hang) trap '' TERM; while :; do sleep 1; done ;;
+esac
+exec mount -i -t tmpfs -o mode=755 "$1" "$2"
+"#;
+
+const SECRET: &str = r#"{"password":"swordfish","key":"0123456789abcdef0123456789abcdef"}"#;
+
+struct Site {
+    machine: Machine,
+    imds: Imds,
+}
+
+impl Site {
+    fn start() -> Option<Self> {
+        let machine = Machine::boot()?;
+        machine.must("systemctl stop nginx");
+        let imds = Imds::on(
+            machine.listen(),
+            &[
+                ("instance-id", "i-0123456789abcdef0"),
+                ("placement/region", "ap-south-1"),
+                ("placement/availability-zone", "ap-south-1a"),
+                ("tags/instance/", "dr-agent:secret"),
+                ("tags/instance/dr-agent:secret", "shop/agent"),
+            ],
+        );
+        let site = Self { machine, imds };
+        site.install();
+        Some(site)
+    }
+
+    /// What a package would bring, and the stand-ins.
+    fn install(&self) {
+        let machine = &self.machine;
+        let packaging = repository().join("packaging");
+        let read = |path: &str| std::fs::read(packaging.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        machine.put("/usr/bin/dr-agent", std::fs::read(agent_binary()).unwrap(), 0o755);
+        for entry in std::fs::read_dir(packaging.join("systemd")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|kind| kind == "service" || kind == "path") {
+                let name = path.file_name().unwrap().display().to_string();
+                machine.put(&format!("/usr/lib/systemd/system/{name}"), read(&format!("systemd/{name}")), 0o644);
+            }
+        }
+        machine.put("/usr/lib/sysusers.d/dr-agent.conf", read("systemd/dr-agent.sysusers.conf"), 0o644);
+        machine.put("/usr/lib/tmpfiles.d/dr-agent.conf", read("systemd/dr-agent.tmpfiles.conf"), 0o644);
+        machine.put("/etc/nginx/dr-agent.d/dr-agent.conf", read("nginx/dr-agent.conf"), 0o644);
+        let site = "server { listen 80 default_server; root /var/www/html; include /etc/nginx/dr-agent.d/*.conf; }\n";
+        machine.put("/etc/nginx/sites-available/default", site, 0o644);
+        machine.put("/etc/dr-agent/agent.toml", CONFIG, 0o644);
+        machine.put("/usr/bin/aws", AWS, 0o755);
+        machine.put("/sbin/mount.efs", MOUNT_HELPER, 0o755);
+        machine.put("/run/aws/secret", SECRET, 0o600);
+        // The debug build of the AWS SDK ends on a machine without any.
+        let roots = std::fs::read("/etc/ssl/certs/ca-certificates.crt").expect("root certificates (ca-certificates)");
+        machine.put("/etc/ssl/certs/ca-certificates.crt", roots, 0o644);
+        let endpoint = format!("Environment=AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:{}\n", self.imds.port);
+        for unit in ["dr-agent", "dr-agent-bootstrap", "dr-agent-bootstrap-retry"] {
+            // The retry is the unit's; only its pause is shorter, to see it within the test.
+            let pause = if unit.ends_with("retry") { "RestartSec=500ms\n" } else { "" };
+            let path = format!("/etc/systemd/system/{unit}.service.d/test.conf");
+            machine.put(&path, format!("[Service]\n{endpoint}{pause}"), 0o644);
+        }
+        machine.must("systemctl daemon-reload && systemd-sysusers && systemd-tmpfiles --create dr-agent.conf");
+    }
+
+    /// As at a boot: everything in one transaction, in the order that the units say. Whether all of it started.
+    fn boot(&self) -> bool {
+        self.machine.run("systemctl start nginx dr-agent dr-agent-bootstrap").ok
+    }
+
+    /// Undoes what a boot did.
+    fn shut_down(&self) {
+        self.machine.must(
+            "systemctl stop nginx dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
+             ! findmnt --noheadings /mnt/efs || umount /mnt/efs; rm -f /run/dr-agent-result/bootstrap.json /run/mount.mode",
+        );
+    }
+
+    /// The newest result.
+    fn record(&self) -> Value {
+        serde_json::from_str(&self.machine.must("cat /run/dr-agent-result/bootstrap.json")).unwrap()
+    }
+
+    /// Status and words of one part of it.
+    fn part(&self, name: &str) -> (String, String) {
+        let record = self.record();
+        let items = record["items"].as_array().unwrap();
+        let item = items.iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("no {name} in {record:#}"));
+        (item["status"].as_str().unwrap().to_owned(), item["words"].as_str().unwrap().to_owned())
+    }
+
+    fn is_active(&self, unit: &str) -> bool {
+        self.machine.run(&format!("systemctl is-active --quiet {unit}")).ok
+    }
+
+    fn lines(&self, path: &str) -> usize {
+        self.machine.run(&format!("cat {path}")).out.lines().count()
+    }
+
+    /// What the running agent says of the mount.
+    fn efs_becomes(&self, wanted: &str) {
+        eventually("the agent's word on the mount", || {
+            let said = self.machine.run("dr-agent status --format json").out;
+            let report: Value = serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))?;
+            let components = report["components"].as_array().cloned().unwrap_or_default();
+            let efs = components.into_iter().find(|component| component["name"] == "efs").unwrap_or_default();
+            if efs["status"] == wanted { Ok(()) } else { Err(efs.to_string()) }
+        });
+    }
+
+    /// What users and the load balancer get while the bootstrap failed: a site, and an agent that says what is wrong.
+    fn is_up_and_says(&self, words: &[&str]) {
+        assert!(self.is_active("nginx") && self.is_active("dr-agent"), "a failed bootstrap keeps nobody");
+        self.machine.must("curl --fail --silent --max-time 5 http://127.0.0.1/health/live");
+        let said = self.machine.run("dr-agent check");
+        assert!(!said.ok, "{}", said.out);
+        // As a person reads it, whatever the width of the page.
+        let page = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in words {
+            assert!(page.contains(words), "no `{words}` in:\n{}", said.out);
+        }
+    }
+}
+
+#[test]
+fn a_boot_makes_the_machine_an_instance_of_its_region() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+    assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
+    let record = site.record();
+    let items = record["items"].as_array().unwrap();
+    assert!(items.iter().all(|item| item["status"] == "healthy"), "{record:#}");
+    assert!(record["ended"].is_string());
+
+    // Secrets: the agent may read them, nobody else, and they are nowhere else.
+    let modes = machine.must("stat -c '%a %U:%G' /etc/dr-agent/group.key /etc/dr-agent/database.password");
+    assert_eq!(modes, "640 root:dr-agent\n640 root:dr-agent\n");
+    assert_eq!(machine.must("cat /etc/dr-agent/database.password"), "swordfish\n");
+    machine.must("su -s /bin/sh dr-agent -c 'cat /etc/dr-agent/database.password' >/dev/null");
+    assert!(!machine.run("grep -rl swordfish /run/dr-agent-result /run/systemd /var/lib/dr-agent").ok);
+    assert_eq!(machine.must("journalctl -b --no-pager | grep -c swordfish || true").trim(), "0");
+
+    // The mount: this region's file system, by the helper, through TLS; the folder for the canaries.
+    let mounted = machine.must("findmnt --noheadings --output SOURCE,FSTYPE /mnt/efs");
+    assert_eq!(mounted.split_whitespace().collect::<Vec<_>>(), ["fs-0123456789abcdef0:/", "tmpfs"]);
+    let asked = machine.must("cat /run/mount.log");
+    assert!(asked.contains("noresvport") && asked.contains("tls"), "{asked}");
+    assert_eq!(machine.must("stat -c '%a %g' /mnt/efs/.dr-agent"), "770 848\n");
+    site.efs_becomes("healthy");
+
+    // The journal is on disk.
+    eventually("the journal is on disk", || {
+        let said = machine.run("ls /var/log/journal/$(cat /etc/machine-id)/system.journal");
+        if said.ok { Ok(()) } else { Err(said.err) }
+    });
+
+    // Again: nothing is mounted or written anew.
+    let state = || machine.must("stat -c '%i %Y' /etc/dr-agent/group.key /etc/dr-agent/database.password /mnt/efs");
+    let (before, mounts) = (state(), site.lines("/run/mount.log"));
+    machine.must("systemctl restart dr-agent-bootstrap");
+    assert_eq!((state(), site.lines("/run/mount.log")), (before, mounts));
+    assert_eq!(site.part("secrets").1, "are as the secret `shop/agent` has them");
+
+    // A new password is taken over; one that is no password is not.
+    machine.put("/run/aws/secret", SECRET.replace("swordfish", "halibut"), 0o600);
+    machine.must("systemctl restart dr-agent-bootstrap");
+    assert_eq!(machine.must("cat /etc/dr-agent/database.password"), "halibut\n");
+    for bad in ["not json", r#"{"password":"a","key":"short"}"#] {
+        machine.put("/run/aws/secret", bad, 0o600);
+        machine.must("systemctl restart dr-agent-bootstrap");
+        assert_eq!(site.part("secrets").0, "degraded");
+        assert_eq!(machine.must("cat /etc/dr-agent/database.password"), "halibut\n", "the old one stays");
+    }
+
+    // Without tags in the metadata EC2 is asked; without a tag what is missing is said, and nothing fails for it.
+    site.imds.set("tags/instance/", None);
+    site.imds.set("tags/instance/dr-agent:secret", None);
+    machine.put("/run/aws/tag", "shop/agent\n", 0o644);
+    machine.put("/run/aws/secret", SECRET, 0o600);
+    machine.must("systemctl restart dr-agent-bootstrap");
+    assert_eq!(machine.must("cat /etc/dr-agent/database.password"), "swordfish\n");
+    machine.put("/run/aws/tag", "\n", 0o644);
+    machine.must("rm /etc/dr-agent/database.password && systemctl restart dr-agent-bootstrap");
+    assert!(site.is_active("dr-agent-bootstrap") && !site.is_active("dr-agent-bootstrap-retry"));
+    let (status, words) = site.part("secrets");
+    assert!(status == "degraded" && words.starts_with("no password file"), "{words}");
+    site.is_up_and_says(&["Bootstrap", "no password file", "the instance has no tag `dr-agent:secret`"]);
+}
+
+#[test]
+fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+
+    // A server that refuses.
+    machine.put("/run/mount.mode", "refuse", 0o644);
+    assert!(!site.boot(), "the bootstrap failed");
+    site.is_up_and_says(&[
+        "the bootstrap of this boot failed: mount",
+        "/mnt/efs is not mounted: mount.efs: Failed to resolve \"fs-0123456789abcdef0:/\"",
+        "systemctl status mnt-efs.mount",
+    ]);
+    site.efs_becomes("unhealthy");
+    // nginx can be restarted meanwhile: what goes on trying is not what it waits for.
+    machine.must("timeout 10 systemctl restart nginx");
+    machine.must("rm /run/mount.mode");
+    eventually("it is mounted without anybody's help", || {
+        let said = machine.run("findmnt /mnt/efs && systemctl show --property=Result dr-agent-bootstrap-retry");
+        if said.ok { Ok(()) } else { Err(said.out) }
+    });
+    eventually("and the record says so", || match site.part("mount") {
+        (status, _) if status == "healthy" => Ok(()),
+        (_, words) => Err(words),
+    });
+    site.efs_becomes("healthy");
+    site.shut_down();
+
+    // A server that takes the connection and says nothing, with a helper that does not end when it is asked to.
+    machine.put("/run/mount.mode", "hang", 0o644);
+    assert!(!site.boot(), "the bootstrap failed");
+    site.is_up_and_says(&["the bootstrap of this boot failed: mount", "/mnt/efs is not mounted"]);
+    site.shut_down();
+
+    // A role that may not.
+    machine.put("/run/aws/fail", "", 0o644);
+    machine.must("rm -f /etc/dr-agent/group.key /etc/dr-agent/database.password");
+    assert!(!site.boot(), "the bootstrap failed");
+    site.is_up_and_says(&["AccessDeniedException", "`secretsmanager:GetSecretValue` on the secret in ap-south-1"]);
+    machine.must("rm /run/aws/fail");
+    eventually("it is fetched without anybody's help", || {
+        let said = machine.run("cat /etc/dr-agent/database.password");
+        if said.out == "swordfish\n" { Ok(()) } else { Err(said.err) }
+    });
+    site.shut_down();
+
+    // A bad file: the last good one is in force, and it is said.
+    machine.put("/etc/dr-agent/agent.toml", format!("no such key\n{CONFIG}"), 0o644);
+    assert!(!site.boot(), "the bootstrap failed");
+    site.is_up_and_says(&["the bootstrap of this boot failed: configuration", "agent.toml:1: not TOML"]);
+    site.shut_down();
+
+    // Something else at the mount point is not touched.
+    machine.put("/etc/dr-agent/agent.toml", CONFIG, 0o644);
+    machine.must("mount -t tmpfs something-else:/ /mnt/efs && touch /mnt/efs/precious");
+    assert!(!site.boot(), "the bootstrap failed");
+    let (status, words) = site.part("mount");
+    assert!(status == "unhealthy" && words.contains("not of fs-0123456789abcdef0"), "{words}");
+    machine.must("test -e /mnt/efs/precious");
+
+    // One at a time.
+    machine.must("umount /mnt/efs && systemctl stop dr-agent-bootstrap-retry");
+    let busy = machine.run("flock /run/dr-agent-result/bootstrap.lock dr-agent bootstrap");
+    assert!(!busy.ok && busy.err.contains("another bootstrap is at work"), "{}", busy.err);
+}
+
+/// The last script of an image's making, on a machine that served.
+#[test]
+fn an_image_is_made_only_of_a_sealed_machine() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+    machine.must("systemctl enable --quiet nginx dr-agent dr-agent-bootstrap");
+    assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
+    site.efs_becomes("healthy");
+    machine.must("systemctl stop nginx");
+
+    let check = machine.run("dr-agent check --offline --format json");
+    let said: Value = serde_json::from_str(&check.out).unwrap_or_else(|error| panic!("{error}: {}", check.err));
+    let of = |name: &str| said["items"].as_array().unwrap().iter().find(|item| item["name"] == name).cloned();
+    assert_eq!(said["status"], "unhealthy");
+    for well in ["configuration", "accounts", "units", "folders", "files", "nginx", "unit files"] {
+        assert_eq!(of(well).unwrap_or_else(|| panic!("no {well}"))["status"], "healthy", "{said:#}");
+    }
+    for trace in ["machine id", "secrets of the agent", "state of the agent", "journal"] {
+        assert_eq!(of(trace).unwrap_or_else(|| panic!("no {trace}"))["status"], "unhealthy", "{said:#}");
+    }
+
+    // Not while it serves.
+    let refused = machine.run("dr-agent bootstrap --seal");
+    assert!(!refused.ok && refused.err.contains("an agent runs here"), "{}", refused.err);
+    machine.must("systemctl stop dr-agent");
+    let refused = machine.run("dr-agent bootstrap --seal");
+    assert!(!refused.ok && refused.err.contains("is mounted at `/mnt/efs`"), "{}", refused.err);
+    machine.must("umount /mnt/efs; test -s /etc/dr-agent/group.key");
+
+    machine.put("/root/gate.sh", std::fs::read(repository().join("ami/scripts/gate.sh")).unwrap(), 0o755);
+    machine.put("/home/ec2-user/.ssh/authorized_keys", "ssh-ed25519 AAAA builder", 0o600);
+    machine.put("/root/.aws/credentials", "[default]\n", 0o600);
+    let gate = machine.run("bash /root/gate.sh");
+    assert!(!gate.ok && gate.err.contains("/root/.aws/credentials is still there"), "{}{}", gate.out, gate.err);
+    machine.must("rm -r /root/.aws");
+    let gate = machine.run("bash /root/gate.sh");
+    assert!(gate.ok && gate.out.contains("this machine may become an image"), "{}{}", gate.out, gate.err);
+    machine.must("test -e /etc/machine-id && test ! -s /etc/machine-id && test -e /etc/dr-agent/agent.toml");
+
+    // Each thing that an image lacks is seen.
+    for (damage, repair, name) in [
+        ("systemctl disable --quiet dr-agent", "systemctl enable --quiet dr-agent", "units"),
+        (
+            "sed -i s/include/#include/ /etc/nginx/sites-available/default",
+            "sed -i s/#include/include/ /etc/nginx/sites-available/default",
+            "nginx",
+        ),
+        (
+            "mkdir -p /etc/systemd/system/dr-agent.service.d && printf '[Service]\\nExecStart=\\n' >/etc/systemd/system/dr-agent.service.d/z.conf",
+            "rm /etc/systemd/system/dr-agent.service.d/z.conf",
+            "unit files",
+        ),
+        ("chmod 700 /var/lib/dr-agent/public", "chmod 755 /var/lib/dr-agent/public", "folders"),
+    ] {
+        machine.must(damage);
+        let said = machine.run("dr-agent check --offline --format json");
+        let report: Value = serde_json::from_str(&said.out).unwrap();
+        let found: Vec<_> =
+            report["items"].as_array().unwrap().iter().filter(|item| item["status"] != "healthy").collect();
+        assert!(!said.ok && found.len() == 1 && found[0]["name"] == name, "{name}: {report:#}");
+        machine.must(repair);
+    }
+    assert!(machine.run("dr-agent check --offline").ok);
+}
