@@ -42,3 +42,9 @@ test-release: setup ## What is too long for `make test`: size of the release bui
 clean: ## Removes what was built and installed in this folder (not the Debian packages).
 	cargo clean
 	rm -rf .cache
+
+.PHONY: test-machine
+test-machine: setup ## Boots an emulated machine with a real NFS mount, whose server then freezes. Its image: 2 GB, once. About 10 minutes.
+	@# As for the demo.
+	cargo build --locked --bin dr-agent --examples
+	@tests/vm/run
