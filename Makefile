@@ -49,3 +49,9 @@ test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with
 clean: ## Removes what was built and installed in this folder (not the Debian packages).
 	cargo clean
 	rm -rf .cache
+
+.PHONY: test-machine
+test-machine: setup ## Boots an emulated machine with a real NFS mount, whose server then freezes. Its image: 2 GB, once. About 10 minutes.
+	@# As for the demo.
+	cargo build --locked --bin dr-agent --examples
+	@tests/vm/run

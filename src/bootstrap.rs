@@ -33,7 +33,7 @@ use crate::report::items::{Item, overall};
 pub const VERB: &str = "bootstrap";
 
 /// All of it. The unit gives it some seconds more.
-pub const LIMIT: Duration = Duration::from_secs(75);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// The group that may read secrets and write the canary's folder: the package's, fixed because EFS stores numbers.
 pub const GROUP: u32 = 848;

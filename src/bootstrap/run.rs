@@ -25,8 +25,11 @@ use crate::probes::efs::mountinfo;
 use crate::report::items::Item;
 use crate::state;
 
-/// A step on a local disk, or one that only systemd has to do.
+/// A step on a local disk, or on a mount that answers.
 const LOCAL: Duration = Duration::from_secs(5);
+
+/// What systemd does itself, which is busy during a boot.
+const MANAGER: Duration = Duration::from_secs(15);
 
 /// A question to AWS by its command line, which takes seconds to start on a small instance that boots.
 const ASK: Duration = Duration::from_secs(12);
@@ -281,8 +284,8 @@ fn write_secret(path: &Path, text: &str) -> io::Result<bool> {
 async fn journal() -> Item {
     let made = async {
         tool(&["mkdir", "-p", JOURNAL_DIR], LOCAL).await?;
-        tool(&["systemd-tmpfiles", "--create", "--prefix", JOURNAL_DIR], LOCAL).await?;
-        tool(&["journalctl", "--flush"], LOCAL).await
+        tool(&["systemd-tmpfiles", "--create", "--prefix", JOURNAL_DIR], MANAGER).await?;
+        tool(&["journalctl", "--flush"], MANAGER).await
     };
     match made.await {
         Ok(_) => Item::well(JOURNAL, "outlives a boot from now on"),
@@ -314,7 +317,7 @@ async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
         if let Err(error) = written {
             return failed(format!("cannot write {}: {error}", file.display()));
         }
-        if let Err(error) = tool(&["systemctl", "daemon-reload"], LOCAL).await {
+        if let Err(error) = tool(&["systemctl", "daemon-reload"], MANAGER).await {
             return failed(error.to_string());
         }
     }

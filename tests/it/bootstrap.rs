@@ -105,18 +105,22 @@ impl Site {
             let path = format!("/etc/systemd/system/{unit}.service.d/test.conf");
             machine.put(&path, format!("[Service]\n{endpoint}{pause}"), 0o644);
         }
+        let all = "[Unit]\nWants=nginx.service dr-agent.service dr-agent-bootstrap.service\n";
+        machine.put("/etc/systemd/system/test-boot.target", all, 0o644);
         machine.must("systemctl daemon-reload && systemd-sysusers && systemd-tmpfiles --create dr-agent.conf");
     }
 
-    /// As at a boot: everything in one transaction, in the order that the units say. Whether all of it started.
+    /// As at a boot: everything in one transaction, in the order that the units say. Whether the bootstrap did all of it.
     fn boot(&self) -> bool {
-        self.machine.run("systemctl start nginx dr-agent dr-agent-bootstrap").ok
+        // A target is after what it wants.
+        self.machine.must("systemctl start test-boot.target");
+        self.is_active("dr-agent-bootstrap")
     }
 
     /// Undoes what a boot did.
     fn shut_down(&self) {
         self.machine.must(
-            "systemctl stop nginx dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
+            "systemctl stop test-boot.target nginx dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
              ! findmnt --noheadings /mnt/efs || umount /mnt/efs; rm -f /run/dr-agent-result/bootstrap.json /run/mount.mode",
         );
     }
@@ -136,6 +140,12 @@ impl Site {
 
     fn is_active(&self, unit: &str) -> bool {
         self.machine.run(&format!("systemctl is-active --quiet {unit}")).ok
+    }
+
+    /// A moment of a unit, in microseconds of its boot.
+    fn moment(&self, unit: &str, which: &str) -> u64 {
+        let said = self.machine.must(&format!("systemctl show {unit} --property={which}TimestampMonotonic --value"));
+        said.trim().parse().unwrap_or_else(|error| panic!("{unit} {which}: {error}: {said}"))
     }
 
     fn lines(&self, path: &str) -> usize {
@@ -246,6 +256,9 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
         "systemctl status mnt-efs.mount",
     ]);
     site.efs_becomes("unhealthy");
+    let ended = site.moment("dr-agent-bootstrap", "ExecMainExit");
+    assert!(site.moment("nginx", "ExecMainStart") > ended, "nginx waits for it, also where it fails");
+    assert!(site.moment("dr-agent", "ActiveEnter") < ended, "the agent does not");
     // nginx can be restarted meanwhile: what goes on trying is not what it waits for.
     machine.must("timeout 10 systemctl restart nginx");
     machine.must("rm /run/mount.mode");

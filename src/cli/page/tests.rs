@@ -246,8 +246,12 @@ fn what_the_bootstrap_left_undone_is_said_with_what_to_do() {
     report.bootstrap = Some(record.clone());
     assert!(plain(&report).contains("was ended before it was done"));
 
-    // Nothing to say.
     record.ended = Some(ago(500));
+    report.bootstrap = Some(record.clone());
+    let page = plain(&report);
+    assert!(page.contains("bootstrap of this boot failed: mount") && !page.contains("was ended before"), "{page}");
+
+    // Nothing to say.
     record.items.truncate(1);
     report.bootstrap = Some(record);
     assert!(!plain(&report).contains("Bootstrap"));
