@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::*;
+use crate::support::moto::Moto;
 use crate::support::regions::{LONG, NAMES};
 use crate::support::shop;
 use crate::support::within;
@@ -34,13 +35,21 @@ fn tell(what: &str, values: &mut [f64]) {
     println!("{what:66} p50 {p50:7.2} s  p99 {p99:7.2} s  max {:7.2} s  of {}", values[values.len() - 1], values.len());
 }
 
-/// Each time the region that stands by is promoted after its link broke, while orders come in at the other one, which is
-/// then fenced, and rebuilt as a replica of the new owner.
+/// Each time the region that stands by is promoted after its link broke, while orders come in at the other one, which
+/// lives, or is lost just before, is then fenced, and rebuilt as a replica of the new owner.
 #[test]
 #[ignore = "minutes of measuring"]
 fn promotions_are_measured() {
     let runs: u64 = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(50);
+    let is_lost = std::env::var_os("LOST").is_some();
+    // An AWS that answers, as it does: the tags are read before a claim and before an opening.
+    let moto = Moto::start();
     let mut site = Site::build([1, 1]);
+    site.variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
+    site.variables.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://127.0.0.1:{}", moto.port)));
+    for name in NAMES {
+        moto.group(&format!("web-{name}"), 0);
+    }
     // The defaults of a deployment.
     site.waits.clear();
     site.grant();
@@ -63,6 +72,9 @@ fn promotions_are_measured() {
         let until: Timestamp = last_order(&site, old);
         let before = verifications(&site, new);
 
+        if is_lost {
+            site.lose(old);
+        }
         site.databases[new].promote_as_rds();
         let port = site.databases[new].port;
         let login = when(
@@ -81,6 +93,10 @@ fn promotions_are_measured() {
             list.push(took);
         }
 
+        if is_lost {
+            site.databases[old].restart();
+            site.reboot(old);
+        }
         let kept: BTreeSet<_> = site.orders(new).into_iter().collect();
         let lost: Vec<_> = accepted.iter().filter(|number| !kept.contains(number)).collect();
         orders += accepted.len();

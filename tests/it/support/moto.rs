@@ -45,8 +45,9 @@ impl Moto {
         self.call("autoscaling", "CreateLaunchConfiguration", &launch);
         let zones = "AvailabilityZones.member.1=us-east-1a&AvailabilityZones.member.2=us-east-1b";
         let group = format!(
-            "AutoScalingGroupName={name}&LaunchConfigurationName={name}&MinSize=1&MaxSize=4&DesiredCapacity={size}&\
-             HealthCheckType=EC2&HealthCheckGracePeriod=300&{zones}"
+            "AutoScalingGroupName={name}&LaunchConfigurationName={name}&MinSize={}&MaxSize=4&DesiredCapacity={size}&\
+             HealthCheckType=EC2&HealthCheckGracePeriod=300&{zones}",
+            size.min(1)
         );
         self.call("autoscaling", "CreateAutoScalingGroup", &group);
         let mut instances = self.instances(name);
