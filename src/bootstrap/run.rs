@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::fs::fchown;
 use rustix::process::{Gid, Uid};
 use thiserror::Error;
@@ -300,6 +301,7 @@ async fn journal() -> Item {
 /// Writes the unit and has systemd mount it.
 async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
     let (path, what) = (start.path.display(), &start.what);
+    let began = clock::wall();
     let failed = |why: String| {
         Err(Item::unhealthy(
             MOUNT,
@@ -328,7 +330,9 @@ async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
         Ok::<_, ToolFailed>(())
     };
     if let Err(error) = attempts(MOUNTING, attempt).await {
-        return failed(complaint(&start.unit).await.unwrap_or_else(|| error.to_string()));
+        // `mount` says why it failed, and nothing of a server that says nothing.
+        let silence = || format!("no answer within {} s ({error})", MOUNTING.as_secs());
+        return failed(complaint(&start.unit, began).await.unwrap_or_else(silence));
     }
     let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
     match mountinfo::find(&mountinfo, &start.path) {
@@ -340,9 +344,11 @@ async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
     }
 }
 
-/// What `mount` said last.
-async fn complaint(unit: &str) -> Option<String> {
-    let command = ["journalctl", "--boot", "--unit", unit, "--identifier", "mount", "--lines=2", "--output=cat"];
+/// What `mount` said last, since these attempts began: what it said of earlier ones is over.
+async fn complaint(unit: &str, began: Timestamp) -> Option<String> {
+    let since = format!("--since=@{}", began.as_second());
+    let command =
+        ["journalctl", "--boot", "--unit", unit, "--identifier", "mount", &since, "--lines=2", "--output=cat"];
     let said = tool(&[&command[..], &["--no-pager", "--quiet"]].concat(), LOCAL).await.ok()?;
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     (!said.is_empty()).then_some(said)

@@ -276,7 +276,10 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     // A server that takes the connection and says nothing, with a helper that does not end when it is asked to.
     machine.put("/run/mount.mode", "hang", 0o644);
     assert!(!site.boot(), "the bootstrap failed");
-    site.is_up_and_says(&["the bootstrap of this boot failed: mount", "/mnt/efs is not mounted"]);
+    site.is_up_and_says(&[
+        "the bootstrap of this boot failed: mount",
+        "/mnt/efs is not mounted: no answer within 30 s",
+    ]);
     site.shut_down();
 
     // A role that may not.
