@@ -115,6 +115,16 @@ fn a_name_that_resolves_late_changes_nothing() {
     site.start_agents();
     site.init();
     site.enrolled(PEER);
+    // A repoint that was under way at the reboot is begun anew, and not carried out while nobody is found.
+    for (region, state) in [(HOME, "OWNER"), (PEER, "STANDBY")] {
+        let decision = site.groups[region][0].agent.scratch.state().join("repoint/decision.json");
+        within(LONG, "it has decided", || {
+            let text = std::fs::read_to_string(&decision).unwrap_or_default();
+            if text.contains(&format!(r#""state":"{state}""#)) { Ok(()) } else { Err(text) }
+        });
+    }
+    site.is(HOME, OWNER_AT_HOME);
+    site.is(PEER, STANDBY_AT_PEER);
     // Nobody is found any more, by either of them, and both start anew.
     site.names = ["127.0.0.1 localhost\n".to_owned(), "127.0.0.1 localhost\n".to_owned()];
     site.reboot(HOME);
