@@ -240,6 +240,7 @@ mod tests {
     use crate::authority::State;
     use crate::authority::decide::bench::{Bench, claim as epoch_of, closing, read, replica, superseded};
     use crate::authority::facts::Across;
+    use crate::authority::outputs::RegionRule;
 
     fn uninitialised() -> Bench {
         let mut bench = Bench::resumed("h", State::Uninitialised, 0);
@@ -320,6 +321,16 @@ mod tests {
         let closed = closing(read("s", 2), "p", true);
         let decision = bench.own(closed).decide();
         assert_eq!(decision.memory.known, Some(epoch_of(2)));
+    }
+
+    #[test]
+    fn a_drill_ends_with_the_database_that_it_stands_in() {
+        let mut bench = owner();
+        let mut rehearsal = closing(read("s", 2), "p", true);
+        rehearsal.tables.as_mut().unwrap().closing[0].is_drill = true;
+        let region = |bench: &mut Bench| bench.decide().region;
+        assert_eq!(region(bench.own(rehearsal)), RegionRule::Closed);
+        assert_eq!(region(bench.after(5).own(None)), RegionRule::Dependencies, "nobody could tell when it is over");
     }
 
     #[test]
