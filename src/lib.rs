@@ -28,7 +28,7 @@
 //! | probe NAME | its configuration, the clock | [`input::Input::Observed`], a turn for the watchdog | run again |
 //! | identity | the firmware, the metadata service, AWS for the group | the [`identity::Identity`] | run again |
 //! | lifecycle | the metadata service, every 5 s on EC2 | [`input::Input::Lifecycle`] | run again |
-//! | members | EC2's word on the group, every 10 minutes and once an incident | `members.json` | run again |
+//! | members | AWS's word on the group, every 10 minutes and once an incident | `members.json` | run again |
 //! | latches | the latch files, every 5 s | [`input::Input::Latches`] | run again |
 //! | certificates | the TLS certificates of the regions' names, every hour | [`input::Input::Certificates`] | run again |
 //! | owner | all [`input::Input`]s, a tick of 1 s, 4 s when all is well | the [`snapshot::Snapshot`] | fatal: systemd restarts the agent |

@@ -207,8 +207,17 @@ fn capacity(snapshot: &Snapshot) -> Item {
         region: snapshot.about.owner.region.as_deref(),
         group: Some(&round.group),
     };
-    let (known, serving) = (round.heard.len() + 1, round.words(&me).filter(|word| word.serving).count() + serves);
-    Item::told("capacity", Some(serving == known), format!("{serving} of {known} members here can serve"))
+    let serving = round.words(&me).filter(|word| word.serving).count() + serves;
+    members(round.heard.len() + 1, serving, round.desired)
+}
+
+fn members(known: usize, serving: usize, desired: Option<u32>) -> Item {
+    // A group that AWS cannot fill has fewer members than it should.
+    let desired = desired.map_or(known, |desired| usize::try_from(desired).unwrap_or(usize::MAX));
+    let missing = desired.saturating_sub(known);
+    let words = format!("{serving} of {known} members here can serve");
+    let words = if missing == 0 { words } else { format!("{words}, and the group lacks {missing} more") };
+    Item::told("capacity", Some(serving == known && missing == 0), words)
 }
 
 fn other(across: Option<&Across>, database: Option<&Result<super::memory::Shows, String>>) -> Item {

@@ -57,6 +57,15 @@ impl Aws {
         Ok(described(&client, group).await?.as_ref().map(health_check_types))
     }
 
+    /// How many instances `group` should have; `None` if there is no such group.
+    ///
+    /// # Errors
+    /// When the call fails, within 10 s.
+    pub async fn desired(&self, region: &str, group: &str) -> Result<Option<u32>, Failure> {
+        let client = self.clients(region).auto_scaling;
+        Ok(described(&client, group).await?.and_then(|found| found.desired_capacity()?.try_into().ok()))
+    }
+
     /// Marks `instance` Unhealthy: the group replaces it at once. Exactly one request, whatever comes of it: after
     /// [`Kind::Timeout`](super::Kind::Timeout) and [`Kind::Unreachable`](super::Kind::Unreachable) nobody knows
     /// whether it was carried out. Refused with the code `ValidationError` within the group's grace period.

@@ -131,7 +131,7 @@ mod tests {
         let member =
             |last: &u8| Member { instance: format!("i-{last}"), zone: "a".to_owned(), address: ip(*last), port: None };
         let at = Timestamp::from_second(second).unwrap();
-        Membership { group: "web".to_owned(), at, members: members.iter().map(member).collect() }
+        Membership { group: "web".to_owned(), at, members: members.iter().map(member).collect(), desired: None }
     }
 
     fn word(instance: &str, group: &str) -> Word {

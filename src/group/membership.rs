@@ -19,6 +19,9 @@ pub struct Membership {
     pub at: Timestamp,
     /// By instance id.
     pub members: Vec<Member>,
+    /// Instances that the group should have, as AWS said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<u32>,
 }
 
 /// One instance of the group.
@@ -43,26 +46,29 @@ impl Membership {
     }
 
     /// What to believe when AWS has `described` the group of `instance` at `at`. An answer that lacks this very instance,
-    /// which runs, may lack others that do: it adds, takes nobody away, and does not count as a new description.
+    /// which runs, may lack others that do: it adds, takes nobody away, and does not count as a new description. A
+    /// capacity that was not told stays what it was.
     #[must_use]
     pub fn described(
         before: Option<&Self>,
         group: &str,
         instance: &str,
         mut described: Vec<Member>,
+        desired: Option<u32>,
         at: Timestamp,
     ) -> Self {
+        let before = before.filter(|before| before.group == group);
+        let desired = desired.or_else(|| before?.desired);
         if described.iter().all(|member| member.instance != instance) {
-            let before = before.filter(|before| before.group == group);
             let known = before.into_iter().flat_map(|before| &before.members);
             let missing = known.filter(|old| described.iter().all(|new| new.instance != old.instance));
             let missing: Vec<_> = missing.cloned().collect();
             described.extend(missing);
             described.sort_by(|a, b| a.instance.cmp(&b.instance));
             let at = before.map_or(at, |before| before.at);
-            return Self { group: group.to_owned(), at, members: described };
+            return Self { group: group.to_owned(), at, members: described, desired };
         }
-        Self { group: group.to_owned(), at, members: described }
+        Self { group: group.to_owned(), at, members: described, desired }
     }
 
     /// Everybody else.
@@ -113,12 +119,13 @@ mod tests {
             group: "web".to_owned(),
             at: Timestamp::UNIX_EPOCH,
             members: vec![member("i-0a"), member("i-0b")],
+            desired: Some(2),
         };
         let after = |described: &[&str], group: &str| {
             let described_itself = described.contains(&"i-0a");
             let described = described.iter().map(|instance| member(instance)).collect();
-            let now = Membership::described(Some(&before), group, "i-0a", described, Timestamp::MAX);
-            assert_eq!(now.group, group);
+            let now = Membership::described(Some(&before), group, "i-0a", described, None, Timestamp::MAX);
+            assert_eq!((now.group.as_str(), now.desired), (group, (group == "web").then_some(2)));
             let is_new = group == "other" || described_itself;
             assert_eq!(now.at, if is_new { Timestamp::MAX } else { Timestamp::UNIX_EPOCH });
             now.members.into_iter().map(|member| member.instance).collect::<Vec<_>>()
@@ -142,7 +149,8 @@ mod tests {
             port: None,
         };
         let members = vec![member("i-0a", "10.0.0.1"), member("i-0b", "2001:db8::2")];
-        let membership = Membership { group: "web".to_owned(), at: Timestamp::UNIX_EPOCH, members };
+        let at = Timestamp::UNIX_EPOCH;
+        let membership = Membership { group: "web".to_owned(), at, members, desired: Some(2) };
         save(dir.path(), &membership).unwrap();
         assert_eq!(load(dir.path()).unwrap(), Some(membership.clone()));
         assert_eq!(membership.others("i-0a").map(|m| m.instance.as_str()).collect::<Vec<_>>(), ["i-0b"]);

@@ -1,6 +1,8 @@
-//! The task that learns from EC2 who is in the group and keeps it on disk, where every round reads it: every 10 minutes,
-//! and once when something begins to fail. Nothing waits for it, and without an answer the old list stays.
+//! The task that learns from AWS who is in the group and keeps it on disk, where every round reads it: every 10 minutes,
+//! and once when something begins to fail or a member falls silent, which may be because it was ended. Nothing waits for
+//! it, and without an answer the old list stays.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -47,7 +49,9 @@ pub async fn run(
     let mut complained = None;
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        questions.see(snapshot.components.iter().any(|(component, _)| component.is_failing_now()));
+        let heard = snapshot.round.iter().flat_map(|round| &round.heard);
+        let silent = heard.filter(|heard| heard.word.is_err()).map(|heard| heard.instance.as_str());
+        questions.see(snapshot.components.iter().any(|(component, _)| component.is_failing_now()), silent);
         let identity = Arc::clone(&identities.borrow());
         let about = &snapshot.about.owner;
         let instance = identity.instance.as_ref().or(about.instance.as_ref());
@@ -55,13 +59,17 @@ pub async fn run(
         if let (Some(group), Some(instance), Some(region)) = (&identity.group, instance, region)
             && questions.due(instance, known) <= BootTime::now()
         {
-            let asked = tokio::select! {
+            let asked = async { tokio::join!(aws.members(region, group), aws.desired(region, group)) };
+            let (members, desired) = tokio::select! {
                 () = cancelled.cancelled() => return,
-                asked = aws.members(region, group) => asked,
+                asked = asked => asked,
             };
-            questions.asked(asked.is_ok(), BootTime::now());
-            let problem = match asked {
-                Ok(described) => keep(state_dir.clone(), group.clone(), instance.clone(), described).await.err(),
+            questions.asked(members.is_ok(), BootTime::now());
+            let problem = match members {
+                Ok(members) => {
+                    let told = Told { group: group.clone(), members, desired: desired.ok().flatten() };
+                    keep(state_dir.clone(), instance.clone(), told).await.err()
+                }
                 Err(failure) => Some(failure.words()),
             };
             if let Some(problem) = problem.as_ref().filter(|_| problem != complained) {
@@ -76,12 +84,21 @@ pub async fn run(
     }
 }
 
+/// What AWS says of a group.
+struct Told {
+    group: String,
+    members: Vec<Member>,
+    /// Unknown also when only this question failed.
+    desired: Option<u32>,
+}
+
 /// Brings what is on disk up to date.
-async fn keep(state_dir: PathBuf, group: String, instance: String, described: Vec<Member>) -> Result<(), String> {
+async fn keep(state_dir: PathBuf, instance: String, told: Told) -> Result<(), String> {
     let work = move || {
         // One that cannot be read is replaced.
         let before = membership::load(&state_dir).ok().flatten();
-        let now = Membership::described(before.as_ref(), &group, &instance, described, clock::wall());
+        let Told { group, members, desired } = told;
+        let now = Membership::described(before.as_ref(), &group, &instance, members, desired, clock::wall());
         membership::save(&state_dir, &now)?;
         Ok::<_, std::io::Error>((before, now))
     };
@@ -104,22 +121,31 @@ struct Questions {
     /// In a row.
     failures: u32,
     failing: bool,
-    /// Something began to fail and nobody was asked since.
+    /// Who did not answer since the last regular question: one that comes and goes is an incident once.
+    silent: BTreeSet<String>,
+    /// Something began to fail, or somebody fell silent, and nobody was asked since.
     incident: bool,
 }
 
 impl Questions {
     const fn new(started: BootTime) -> Self {
-        Self { started, asked: None, count: 0, failures: 0, failing: false, incident: false }
+        let silent = BTreeSet::new();
+        Self { started, asked: None, count: 0, failures: 0, failing: false, silent, incident: false }
     }
 
-    /// Whether anything fails here now.
-    const fn see(&mut self, failing: bool) {
+    /// Whether anything fails here now, and which members do not answer.
+    fn see<'a>(&mut self, failing: bool, silent: impl Iterator<Item = &'a str>) {
         self.incident |= failing && !self.failing;
         self.failing = failing;
+        for member in silent {
+            self.incident |= self.silent.insert(member.to_owned());
+        }
     }
 
-    const fn asked(&mut self, answered: bool, now: BootTime) {
+    fn asked(&mut self, answered: bool, now: BootTime) {
+        if !self.incident {
+            self.silent.clear();
+        }
         self.asked = Some(now);
         self.count = self.count.wrapping_add(1);
         self.failures = if answered { 0 } else { self.failures.saturating_add(1) };
@@ -142,6 +168,8 @@ impl Questions {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     const ID: &str = "i-0123456789abcdef0";
@@ -172,15 +200,35 @@ mod tests {
     fn an_incident_is_one_question_more_and_never_two_within_a_minute() {
         let mut questions = Questions::new(at(1_000));
         questions.asked(true, at(1_010));
-        questions.see(true);
+        questions.see(true, iter::empty());
         assert_eq!(wait(&questions, 1_010), 60);
         questions.asked(true, at(1_500));
         // The same incident.
-        questions.see(true);
+        questions.see(true, iter::empty());
         assert!(wait(&questions, 1_500) >= 480);
-        questions.see(false);
-        questions.see(true);
+        questions.see(false, iter::empty());
+        questions.see(true, iter::empty());
         assert_eq!(wait(&questions, 1_500), 60);
+    }
+
+    #[test]
+    fn a_member_that_falls_silent_is_one_question_more_until_the_next_regular_one() {
+        let mut questions = Questions::new(at(1_000));
+        questions.asked(true, at(1_010));
+        questions.see(false, ["i-0b"].into_iter());
+        assert_eq!(wait(&questions, 1_010), 60);
+        questions.asked(true, at(1_500));
+        // It is still listed: not ended, as far as AWS knows.
+        for silent in [&["i-0b"][..], &[], &["i-0b"]] {
+            questions.see(false, silent.iter().copied());
+            assert!(wait(&questions, 1_500) >= 480, "{silent:?}");
+        }
+        questions.see(false, ["i-0b", "i-0c"].into_iter());
+        assert_eq!(wait(&questions, 1_500), 60);
+        questions.asked(true, at(1_600));
+        questions.asked(true, at(2_200));
+        questions.see(false, ["i-0b"].into_iter());
+        assert_eq!(wait(&questions, 2_200), 60);
     }
 
     #[test]

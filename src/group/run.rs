@@ -131,7 +131,8 @@ pub async fn run(
         let least = Duration::from_secs_f64(f64::from(u32::try_from(others.len()).unwrap_or(u32::MAX)) / QUESTIONS);
         next = started + least.max(if in_trouble { TROUBLE } else { CALM });
         soonest = started + least.max(HURRY);
-        let round = Round { group: group.to_owned(), at: BootTime::now(), heard };
+        let desired = membership.and_then(|membership| membership.desired);
+        let round = Round { group: group.to_owned(), at: BootTime::now(), heard, desired };
         if inputs.send(Input::Round(round)).await.is_err() {
             return;
         }

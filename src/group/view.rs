@@ -27,6 +27,8 @@ pub struct Round {
     pub at: BootTime,
     /// One entry for each other member.
     pub heard: Vec<Heard>,
+    /// Instances that the group should have, as far as AWS has told.
+    pub desired: Option<u32>,
 }
 
 impl Round {

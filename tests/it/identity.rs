@@ -195,7 +195,7 @@ fn without_tags_in_the_metadata_aws_names_the_group_and_it_is_remembered() {
     ]);
     let mut rig = Rig::new(&imds.endpoint(), vec![("AWS_ENDPOINT_URL", proxy.endpoint())]);
     let known = eventually("the members are known", || rig.membership().ok_or_else(|| rig.agent.log()));
-    assert_eq!(known.group, "web");
+    assert_eq!((known.group.as_str(), known.desired), ("web", Some(2)));
     assert_eq!(known.members.iter().map(|member| &member.instance).collect::<Vec<_>>(), [&instances[0], &instances[1]]);
     eventually("the word says so", || is(rig.word()["group"] == "web", rig.word()));
     assert_eq!((rig.word()["zone"].clone(), rig.word()["region"].clone()), (json!("us-east-1a"), json!("us-east-1")));
@@ -240,7 +240,7 @@ fn an_answer_that_cannot_be_right_takes_no_member_away() {
     };
     let members = vec![member(EARLY, 1), member("i-0fe110e000", 2)];
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let known = Membership { group: "web".to_owned(), at, members: members.clone() };
+    let known = Membership { group: "web".to_owned(), at, members: members.clone(), desired: None };
     let state = rig.agent.scratch.state();
     membership::save(&state, &known).unwrap();
 
@@ -353,6 +353,7 @@ fn who_introduces_itself_is_a_member_until_aws_says_otherwise() {
         group: "web".to_owned(),
         at: jiff::Timestamp::from_second(second).unwrap(),
         members: members.to_vec(),
+        desired: None,
     };
     let own = member(INSTANCE, 1);
     let old = Peer::start(at(2), &keys, "i-000000002", "web");

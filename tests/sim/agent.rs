@@ -206,7 +206,7 @@ impl Agent {
     /// `Input::Round`.
     pub fn hear(&mut self, pending: Pending, at: Ms) {
         let heard = pending.heard.into_values().collect();
-        let round = Round { group: GROUP.to_owned(), at: self.clock(at), heard };
+        let round = Round { group: GROUP.to_owned(), at: self.clock(at), heard, desired: None };
         self.peers.hear(round, &self.components, DEPLOYMENT, Some(REGION));
     }
 

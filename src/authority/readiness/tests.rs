@@ -44,6 +44,20 @@ fn both_threads_of_each_channel_must_run() {
 }
 
 #[test]
+fn a_group_that_aws_cannot_fill_lacks_members() {
+    let told = |known, serving, desired| {
+        let item = members(known, serving, desired);
+        (item.ok, item.words)
+    };
+    assert_eq!(told(2, 2, None), (Some(true), "2 of 2 members here can serve".to_owned()));
+    assert_eq!(told(2, 1, Some(2)), (Some(false), "1 of 2 members here can serve".to_owned()));
+    let lacking = "2 of 2 members here can serve, and the group lacks 4 more".to_owned();
+    assert_eq!(told(2, 2, Some(6)), (Some(false), lacking));
+    // It shrinks: those that go may still answer.
+    assert_eq!(told(4, 4, Some(2)).0, Some(true));
+}
+
+#[test]
 fn configurations_are_compared_only_by_one_release() {
     let ok = |mine, theirs: Option<&str>| configuration(mine, Some(&verified(theirs))).ok;
     assert_eq!(ok(Some("1:a"), Some("1:a")), Some(true));

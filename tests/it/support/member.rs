@@ -157,7 +157,8 @@ impl Group {
             let kept = Kept::new(&owner(n), long_ago);
             fs::write(dir.join("replace.json"), serde_json::to_vec(&kept).unwrap()).expect("write what it remembers");
         }
-        let membership = Membership { group: "web".to_owned(), at: Timestamp::now(), members: self.entries.clone() };
+        let (at, members) = (Timestamp::now(), self.entries.clone());
+        let membership = Membership { group: "web".to_owned(), at, members, desired: None };
         membership::save(&dir, &membership).expect("write the members");
         let config = self.config(n);
         Member::start(config, owner(n), Arc::clone(&self.scaling))

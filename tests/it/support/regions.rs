@@ -200,6 +200,7 @@ impl Site {
             group: format!("web-{}", NAMES[region]),
             at: jiff::Timestamp::now(),
             members: self.groups[region].iter().map(member).collect(),
+            desired: None,
         }
     }
 
