@@ -1,6 +1,7 @@
 //! Boots a machine of its own with a real systemd (in systemd-nspawn) from the root file system of
 //! `tests/setup-machine`.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _, stderr};
 use std::net::{Ipv4Addr, TcpListener};
@@ -70,11 +71,13 @@ pub struct Said {
 }
 
 impl Machine {
-    /// Boots one. `None`, loudly, where containers cannot be run at all; what is written on it is in memory.
+    /// Boots one. `None`, loudly, where containers cannot be run at all; what is written on it is in memory. With
+    /// `REQUIRE_MACHINE` in the environment that fails.
     pub fn boot() -> Option<Self> {
         let root = match usable_root() {
             Ok(root) => root,
             Err(reason) => {
+                assert!(env::var_os("REQUIRE_MACHINE").is_none(), "no machine with systemd can be booted here: {reason}");
                 // Past the capture of the test harness, so that nobody takes a green line for a test that ran.
                 drop(writeln!(
                     stderr(),
