@@ -137,10 +137,7 @@ fn render(snapshot: &Snapshot, question: Question, stale: bool) -> Answer {
         Question::Instance => (snapshot.instance.state == InstanceState::Serving, snapshot.instance.state.name()),
         Question::Region => (snapshot.region.state.is_ok(), snapshot.region.state.name()),
         // Only an authority epoch makes a region the promoted one.
-        Question::Promoted => {
-            let is_promoted = snapshot.authority.as_deref().is_some_and(|said| said.decision.promoted);
-            (is_promoted, if is_promoted { "promoted" } else { "not-promoted" })
-        }
+        Question::Promoted => (snapshot.promoted, if snapshot.promoted { "promoted" } else { "not-promoted" }),
         Question::Authority => (true, snapshot.authority.as_deref().map_or("off", |said| said.decision.state.name())),
     };
     let calm = match question {

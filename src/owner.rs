@@ -52,6 +52,8 @@ pub struct Owner {
     latches: Latches,
     lifecycle: Lifecycle,
     gate_closed: bool,
+    /// By the newest decision, or the last word of an earlier life of the agent.
+    promoted: bool,
     generation: u64,
     transitions: Arc<BTreeMap<(String, Status), u64>>,
     history: Arc<Vec<HistoryEntry>>,
@@ -77,6 +79,7 @@ impl Owner {
         now: BootTime,
     ) -> Self {
         let same_boot = state.boot == about.boot;
+        let promoted = memory.promoted;
         let mut owner = Self {
             about: Arc::new(about),
             config: Arc::clone(&config),
@@ -86,6 +89,7 @@ impl Owner {
             latches,
             lifecycle: if same_boot { state.lifecycle.clone() } else { Lifecycle::default() },
             gate_closed,
+            promoted,
             generation: 0,
             transitions: Arc::default(),
             history: Arc::new(history),
@@ -211,6 +215,7 @@ impl Owner {
             region,
             region_closed: self.doors.region_closed(),
             gate_closed: self.gate_closed,
+            promoted: self.promoted,
             group,
             round: self.peers.round().cloned(),
             latches: self.latches.clone(),
@@ -248,8 +253,9 @@ impl Owner {
         if self.authority.is_some() && (authority.is_none() || database.is_none() || region.is_none()) {
             // Nobody decides any more; what is known of epochs is kept.
             self.remember();
-            self.authority = None;
+            (self.authority, self.promoted) = (None, false);
         }
+        self.promoted &= self.config.authority.is_some();
     }
 
     /// The state that was loaded while nobody knew better is another machine's (a copied image): what it said of
@@ -263,6 +269,7 @@ impl Owner {
         self.state = Arc::default();
         self.history = Arc::default();
         self.authority = None;
+        self.promoted = false;
     }
 
     fn hear_authority(&mut self, said: Arc<Said>) {
@@ -289,6 +296,7 @@ impl Owner {
             };
             self.remember_transition(entry);
         }
+        self.promoted = said.decision.promoted;
         self.authority = Some(said);
     }
 

@@ -17,6 +17,7 @@ pub fn memory(saved: &State, saved_in: Option<&str>, markers: Markers, boot: &st
         same_boot,
         instance_closed: markers.instance_closed,
         region_closed: markers.region_closed || (!same_boot && saved.region_closed),
+        promoted: same_boot && markers.promoted,
         holds: saved.holds.clone(),
     }
 }

@@ -74,6 +74,8 @@ pub struct Snapshot {
     /// The region's door by itself, the gate aside.
     pub region_closed: bool,
     pub gate_closed: bool,
+    /// This region owns the highest epoch.
+    pub promoted: bool,
     pub group: Group,
     /// What the other members said last; `None` where nobody knows of any.
     pub round: Option<Arc<Round>>,

@@ -31,7 +31,8 @@ reasons! {
         NothingToRelease: "nothing is closed here";
         OtherSilent: "the other region does not answer";
         OtherNoReplica: "the other region's database is no replica that can be read";
-        OtherLags: "the other region's database is more than a minute behind";
+        OtherLags: "the other region's database is more than a minute behind, or nobody can tell";
+        OtherNotReady: "the other region is not ready to take over: `dr-agent check` says there what it lacks";
         Closing: "a planned close is in force, which a drill would end: `dr-agent fence release` ends it";
     }
 }
@@ -116,10 +117,14 @@ pub fn other_ready(facts: &Facts) -> Result<(), Refused> {
     }
     let replica = facts.other.as_ref().and_then(|other| other.fresh());
     let behind = replica.and_then(|seen| seen.read.lag_seconds);
-    if behind.is_some_and(|seconds| seconds.saturating_mul(1_000) > lag::READY) {
-        Err(Refused::OtherLags)
-    } else {
-        Ok(())
+    let lags = |seconds: u64| seconds.saturating_mul(1_000) > lag::READY;
+    match proof.ready {
+        // Its own word counts for all that is seen from here only in part, the lag among it.
+        Some(true) if !behind.is_some_and(lags) => Ok(()),
+        Some(false) => Err(Refused::OtherNotReady),
+        // A release that does not say.
+        None if behind.is_some_and(|seconds| !lags(seconds)) => Ok(()),
+        Some(true) | None => Err(Refused::OtherLags),
     }
 }
 
@@ -241,6 +246,7 @@ mod tests {
     use crate::authority::decide::bench::{Bench, claim as epoch_of, closing, read, replica, superseded};
     use crate::authority::facts::Across;
     use crate::authority::outputs::RegionRule;
+    use crate::authority::word::Proof;
 
     fn uninitialised() -> Bench {
         let mut bench = Bench::resumed("h", State::Uninitialised, 0);
@@ -375,5 +381,31 @@ mod tests {
         bench.facts.applied.old_writer_sessions = 1;
         let sessions = Progress::of(&bench.facts, &decision, "i-me", Some(&done));
         assert_eq!((sessions.quiet, sessions.is_done()), (None, false));
+    }
+
+    #[test]
+    fn the_other_region_is_ready_by_its_own_word_and_by_what_is_seen_of_it() {
+        let seen = |ready: Option<bool>, behind: Option<u64>| {
+            let mut bench = Bench::resumed("h", State::Owner, 1);
+            let mut other = replica("s", 1);
+            other.lag_seconds = behind;
+            bench.own(read("t", 1)).other(other);
+            let proof = Proof { fresh: true, role: Role::Replica.name().to_owned(), ready, ..Proof::default() };
+            bench.across(Across::Verified(proof));
+            other_ready(&bench.facts)
+        };
+        assert_eq!(seen(Some(true), Some(60)), Ok(()));
+        assert_eq!(seen(Some(true), None), Ok(()), "its database cannot be read from here");
+        assert_eq!(seen(Some(true), Some(61)), Err(Refused::OtherLags));
+        assert_eq!(seen(Some(false), Some(0)), Err(Refused::OtherNotReady));
+        // The release before does not say.
+        assert_eq!(seen(None, Some(0)), Ok(()));
+        assert_eq!(seen(None, None), Err(Refused::OtherLags), "replication may stand still");
+        let mut bench = Bench::resumed("h", State::Owner, 1);
+        bench.across(Across::Silent);
+        assert_eq!(other_ready(&bench.facts), Err(Refused::OtherSilent));
+        let writable = Proof { fresh: true, ready: Some(true), ..Proof::default() };
+        bench.across(Across::Verified(writable));
+        assert_eq!(other_ready(&bench.facts), Err(Refused::OtherNoReplica));
     }
 }

@@ -18,6 +18,7 @@ use super::ledger::{Ledger, Look};
 use super::memory::Memory;
 use super::notice::Notice;
 use super::outputs::{Gate, Step, Target, steps};
+use super::readiness::Readiness;
 use super::said::{Said, other_database};
 use super::word::{Proof, Word};
 use super::{State, operator};
@@ -215,7 +216,8 @@ impl Task {
         let poll = self.setup.authority.poll;
         match &self.decision {
             Some(decision) if decision.hurries => AT_ONCE,
-            Some(decision) if decision.state == State::Unclaimed => WATCH.min(poll),
+            // A promotion is on its way, or may be.
+            Some(decision) if matches!(decision.state, State::Unclaimed | State::Ambiguous) => WATCH.min(poll),
             Some(decision) if decision.state == State::Standby && self.facts.own.fresh().is_none() => WATCH.min(poll),
             _ => poll,
         }
@@ -246,10 +248,11 @@ impl Task {
         }
         self.memory = decision.memory.clone();
         let gate = self.gate(&decision, &progress);
+        let ready = Readiness::of(&snapshot).map(|readiness| readiness.ready);
         let said = Arc::new(Said {
             gate,
             word: Word::of(&decision, &self.facts),
-            proof: Proof { config: snapshot.config.digest.clone(), ..Proof::of(&decision, &self.facts) },
+            proof: Proof { ready, config: snapshot.config.digest.clone(), ..Proof::of(&decision, &self.facts) },
             problems: self.problems.iter().cloned().collect(),
             other_ready: operator::other_ready(&self.facts),
             place: self.setup.place.clone(),

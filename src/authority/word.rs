@@ -78,6 +78,10 @@ pub struct Proof {
     pub writer: String,
     /// The last attempt to read this region's database succeeded.
     pub fresh: bool,
+    /// The one who answers lacks nothing that a takeover would need
+    /// ([`Readiness::ready`](super::readiness::Readiness)); `None` from the owner, who takes nothing over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
     /// The digest of the configuration in force ([`Config::digest`](crate::config::Config)). Decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
@@ -162,12 +166,15 @@ impl Proof {
             owner: highest.map(|claim| claim.region),
             server: own.map(|own| own.server.clone()),
             known: known.chain(decision.memory.known.clone()).max_by_key(|claim| claim.epoch),
-            // A member that does not speak of authority closes nothing, nor does one that is not heard.
+            // A member that does not speak of authority closes nothing, nor does one that is not heard; and before the
+            // first round nobody is.
             closed: is_closed(decision, facts)
+                && facts.group.asked.is_some()
                 && facts.group.silent.is_empty()
                 && facts.group.members.iter().all(|member| member.word.as_ref().is_some_and(|word| word.closed)),
             writer: region_writer(facts).to_owned(),
             fresh: facts.own.fresh().is_some(),
+            ready: None,
             config: None,
         }
     }
@@ -248,6 +255,17 @@ mod tests {
         let mut booting = Bench::new("h");
         booting.facts.applied.writers.clear();
         assert!(!is_closed(booting.own(read("t", 1))), "it has not decided");
+    }
+
+    #[test]
+    fn a_region_is_not_closed_before_its_members_were_asked() {
+        let mut bench = Bench::resumed("h", State::Superseded, 2);
+        bench.own(read("t", 1)).other(read("s", 2)).proof(2, false).members(&[]);
+        bench.facts.applied.gate_closed = true;
+        let decision = bench.decide();
+        assert!(Proof::of(&decision, &bench.facts).closed);
+        bench.facts.group.asked = None;
+        assert!(!Proof::of(&decision, &bench.facts).closed);
     }
 
     #[test]

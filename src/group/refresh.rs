@@ -2,7 +2,7 @@
 //! and once when something begins to fail or a member falls silent, which may be because it was ended. Nothing waits for
 //! it, and without an answer the old list stays.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -51,7 +51,11 @@ pub async fn run(
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let heard = snapshot.round.iter().flat_map(|round| &round.heard);
         let silent = heard.filter(|heard| heard.word.is_err()).map(|heard| heard.instance.as_str());
-        questions.see(snapshot.components.iter().any(|(component, _)| component.is_failing_now()), silent);
+        questions.see(
+            snapshot.components.iter().any(|(component, _)| component.is_failing_now()),
+            silent,
+            BootTime::now(),
+        );
         let identity = Arc::clone(&identities.borrow());
         let about = &snapshot.about.owner;
         let instance = identity.instance.as_ref().or(about.instance.as_ref());
@@ -59,7 +63,10 @@ pub async fn run(
         if let (Some(group), Some(instance), Some(region)) = (&identity.group, instance, region)
             && questions.due(instance, known) <= BootTime::now()
         {
-            let asked = async { tokio::join!(aws.members(region, group), aws.desired(region, group)) };
+            // Only how ready a region is hangs on its group's size.
+            let has_readiness = snapshot.config.authority.is_some();
+            let desired = async { if has_readiness { aws.desired(region, group).await.ok().flatten() } else { None } };
+            let asked = async { tokio::join!(aws.members(region, group), desired) };
             let (members, desired) = tokio::select! {
                 () = cancelled.cancelled() => return,
                 asked = asked => asked,
@@ -67,7 +74,7 @@ pub async fn run(
             questions.asked(members.is_ok(), BootTime::now());
             let problem = match members {
                 Ok(members) => {
-                    let told = Told { group: group.clone(), members, desired: desired.ok().flatten() };
+                    let told = Told { group: group.clone(), members, desired };
                     keep(state_dir.clone(), instance.clone(), told).await.err()
                 }
                 Err(failure) => Some(failure.words()),
@@ -88,7 +95,7 @@ pub async fn run(
 struct Told {
     group: String,
     members: Vec<Member>,
-    /// Unknown also when only this question failed.
+    /// Not asked for, or only this question failed: `None`.
     desired: Option<u32>,
 }
 
@@ -121,31 +128,27 @@ struct Questions {
     /// In a row.
     failures: u32,
     failing: bool,
-    /// Who did not answer since the last regular question: one that comes and goes is an incident once.
-    silent: BTreeSet<String>,
-    /// Something began to fail, or somebody fell silent, and nobody was asked since.
+    /// Who does not answer, and since when.
+    silent: BTreeMap<String, BootTime>,
+    /// Something began to fail and nobody was asked since.
     incident: bool,
 }
 
 impl Questions {
     const fn new(started: BootTime) -> Self {
-        let silent = BTreeSet::new();
+        let silent = BTreeMap::new();
         Self { started, asked: None, count: 0, failures: 0, failing: false, silent, incident: false }
     }
 
     /// Whether anything fails here now, and which members do not answer.
-    fn see<'a>(&mut self, failing: bool, silent: impl Iterator<Item = &'a str>) {
+    fn see<'a>(&mut self, failing: bool, silent: impl Iterator<Item = &'a str>, now: BootTime) {
         self.incident |= failing && !self.failing;
         self.failing = failing;
-        for member in silent {
-            self.incident |= self.silent.insert(member.to_owned());
-        }
+        let since = |member: &str| self.silent.get(member).copied().unwrap_or(now);
+        self.silent = silent.map(|member| (member.to_owned(), since(member))).collect();
     }
 
-    fn asked(&mut self, answered: bool, now: BootTime) {
-        if !self.incident {
-            self.silent.clear();
-        }
+    const fn asked(&mut self, answered: bool, now: BootTime) {
         self.asked = Some(now);
         self.count = self.count.wrapping_add(1);
         self.failures = if answered { 0 } else { self.failures.saturating_add(1) };
@@ -162,14 +165,14 @@ impl Questions {
         } else {
             asked + pace::wait(RETRY, self.failures - 1, instance)
         };
-        if self.incident { regular.min(asked + LEAST) } else { regular }
+        // Twice for each: EC2 may say for a while that an ended instance runs.
+        let unexplained = self.silent.values().any(|since| asked < *since + LEAST);
+        if self.incident || unexplained { regular.min(asked + LEAST) } else { regular }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::iter;
-
     use super::*;
 
     const ID: &str = "i-0123456789abcdef0";
@@ -200,35 +203,37 @@ mod tests {
     fn an_incident_is_one_question_more_and_never_two_within_a_minute() {
         let mut questions = Questions::new(at(1_000));
         questions.asked(true, at(1_010));
-        questions.see(true, iter::empty());
+        questions.see(true, [].into_iter(), at(1_500));
         assert_eq!(wait(&questions, 1_010), 60);
         questions.asked(true, at(1_500));
         // The same incident.
-        questions.see(true, iter::empty());
+        questions.see(true, [].into_iter(), at(1_500));
         assert!(wait(&questions, 1_500) >= 480);
-        questions.see(false, iter::empty());
-        questions.see(true, iter::empty());
+        questions.see(false, [].into_iter(), at(1_500));
+        questions.see(true, [].into_iter(), at(1_500));
         assert_eq!(wait(&questions, 1_500), 60);
     }
 
     #[test]
-    fn a_member_that_falls_silent_is_one_question_more_until_the_next_regular_one() {
+    fn a_member_that_falls_silent_is_two_questions_more_and_never_two_within_a_minute() {
         let mut questions = Questions::new(at(1_000));
+        let silent = |questions: &mut Questions, silent: &[&'static str], now| {
+            questions.see(false, silent.iter().copied(), at(now));
+        };
         questions.asked(true, at(1_010));
-        questions.see(false, ["i-0b"].into_iter());
-        assert_eq!(wait(&questions, 1_010), 60);
-        questions.asked(true, at(1_500));
-        // It is still listed: not ended, as far as AWS knows.
-        for silent in [&["i-0b"][..], &[], &["i-0b"]] {
-            questions.see(false, silent.iter().copied());
-            assert!(wait(&questions, 1_500) >= 480, "{silent:?}");
-        }
-        questions.see(false, ["i-0b", "i-0c"].into_iter());
-        assert_eq!(wait(&questions, 1_500), 60);
-        questions.asked(true, at(1_600));
-        questions.asked(true, at(2_200));
-        questions.see(false, ["i-0b"].into_iter());
-        assert_eq!(wait(&questions, 2_200), 60);
+        silent(&mut questions, &["i-0b"], 1_500);
+        assert_eq!(wait(&questions, 1_010), 60, "it is overdue");
+        questions.asked(true, at(1_501));
+        silent(&mut questions, &["i-0b"], 1_510);
+        assert_eq!(wait(&questions, 1_501), 60);
+        questions.asked(true, at(1_561));
+        // Still listed: as far as AWS knows it runs.
+        silent(&mut questions, &["i-0b"], 1_570);
+        assert!(wait(&questions, 1_561) >= 480);
+        silent(&mut questions, &["i-0b", "i-0c"], 1_600);
+        assert_eq!(wait(&questions, 1_561), 60);
+        silent(&mut questions, &[], 1_610);
+        assert!(wait(&questions, 1_561) >= 480, "everybody answers");
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub struct Memory {
     pub same_boot: bool,
     pub instance_closed: bool,
     pub region_closed: bool,
+    /// The region owned the highest epoch. That stands until it is decided anew.
+    pub promoted: bool,
     /// Holds that were running, from the same boot only.
     pub holds: BTreeMap<HoldOn, BootTime>,
 }

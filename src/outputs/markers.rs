@@ -74,7 +74,7 @@ pub fn wanted(snapshot: &Snapshot) -> Markers {
         // With nobody else to serve, an agent that is gone must not keep the last instance closed. After a restart it
         // is not known yet who else can serve: then what the marker says stands.
         instance_closed: closed && (snapshot.group.can_serve || snapshot.instance_resumed),
-        promoted: snapshot.authority.as_deref().is_some_and(|said| said.decision.promoted),
+        promoted: snapshot.promoted,
         draining: snapshot.is_draining(),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One goal is one repoint: it is looked at, decided, written, applied, verified. What fails is rolled back and tried again
 //! later, each time after a look that costs nobody anything. A goal without a writer is not looked at, not verified and
-//! never rolled back.
+//! never rolled back; nor is what an earlier life of the agent decided, which the app may have had for months: it is asked
+//! for and verified until that succeeds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -41,7 +42,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A pool that is reloaded, or a proxy that starts, takes a moment until a login comes through.
 const VERIFY_WITHIN: Duration = Duration::from_secs(10);
 const VERIFY_AGAIN: Duration = Duration::from_millis(500);
-/// A look that failed.
+/// A look that failed, and an attempt to verify what is not rolled back.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A look that passed is good for so long.
 const LOOK_FRESH: Duration = Duration::from_secs(10);
@@ -69,7 +70,7 @@ pub enum Phase {
     Applied { since: BootTime, failed: Option<(BootTime, String)> },
     /// Through. `seen`: by what it was verified; nothing is without a writer, or when the outputs stay as they were.
     Done { at: BootTime, seen: Option<Seen> },
-    /// It closes and the helper failed; it is asked again.
+    /// It is not rolled back and the helper failed; it is asked again.
     Failed { next: BootTime, error: String },
 }
 
@@ -83,7 +84,9 @@ pub struct Current {
     goal: Goal,
     /// What the outputs named before.
     pub old: Option<Target>,
-    /// From an earlier life of the agent: it counts for nothing until it is wanted again.
+    /// From an earlier life of the agent.
+    is_resumed: bool,
+    /// It is from an earlier life, and counts for nothing until it is wanted again.
     is_dormant: bool,
 }
 
@@ -185,7 +188,7 @@ impl Plan {
         };
         let Some(goal) = Goal::of(&wanted, config) else { return Self::default() };
         let phase = Phase::Written { since: now, asked: now.before(ASK_AGAIN) };
-        let current = Current { decision, purpose, phase, goal, old: None, is_dormant: true };
+        let current = Current { decision, purpose, phase, goal, old: None, is_resumed: true, is_dormant: true };
         Self { current: Some(current), ..Self::default() }
     }
 
@@ -251,8 +254,9 @@ impl Plan {
         }
         let old = self.present.take();
         let phase = Phase::Written { since: now, asked: now };
-        self.current =
-            Some(Current { decision, purpose: draft.purpose, phase, goal: draft.goal, old, is_dormant: false });
+        let Draft { purpose, goal, .. } = draft;
+        let (is_resumed, is_dormant) = (false, false);
+        self.current = Some(Current { decision, purpose, phase, goal, old, is_resumed, is_dormant });
         self.looked = None;
     }
 
@@ -275,11 +279,11 @@ impl Plan {
         self.present.clone_from(&applied.writer);
         let is_kept = current.decision.only_new && applied.writer != Some(current.decision.writer.clone());
         current.phase = match &applied.done.error {
-            Some(error) if current.opens() => Phase::Failed { next: now, error: error.clone() },
+            Some(error) if current.may_go_back() => Phase::Failed { next: now, error: error.clone() },
             Some(error) => {
                 let wait = RETRY_FIRST * 2u32.saturating_pow(self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
-                // What closes is not given up, and its attempts cost the app nothing that it is to keep.
+                // What closes, or stood before, is not given up; its attempts cost the app nothing that it is to keep.
                 Phase::Failed { next: now + wait.min(Duration::from_secs(60)), error: error.clone() }
             }
             None if current.opens() && !is_kept => Phase::Applied { since: now, failed: None },
@@ -359,6 +363,11 @@ impl Current {
         self.purpose == Purpose::Reach && self.decision.writer != Target::None
     }
 
+    /// It has something to go back to.
+    fn may_go_back(&self) -> bool {
+        self.opens() && !self.is_resumed
+    }
+
     /// The next step of this decision; `allowed`: the writer to which it may be rolled back.
     fn next(&self, allowed: Target, now: BootTime) -> Step {
         let back = |why: String| {
@@ -367,7 +376,7 @@ impl Current {
         };
         match &self.phase {
             Phase::Written { since, asked } => {
-                if now.since(*since) >= helper::LIMIT && self.opens() {
+                if now.since(*since) >= helper::LIMIT && self.may_go_back() {
                     back("the root helper did not answer".to_owned())
                 } else if now.since(*asked) >= ASK_AGAIN {
                     Step::Ask
@@ -375,15 +384,19 @@ impl Current {
                     Step::Await
                 }
             }
-            Phase::Applied { since, failed } => match (failed, &self.goal.writer) {
-                (Some((_, why)), _) if now.since(*since) >= VERIFY_WITHIN => back(format!("not verified: {why}")),
-                (Some((at, _)), _) if now.since(*at) < VERIFY_AGAIN => Step::Rest(Some(*at + VERIFY_AGAIN)),
-                (_, Some(at)) => Step::Verify(at.clone()),
-                (_, None) => back("its region has no database any more".to_owned()),
-            },
+            Phase::Applied { since, failed } => {
+                let is_late = now.since(*since) >= VERIFY_WITHIN;
+                let again = if is_late { LOOK_AGAIN } else { VERIFY_AGAIN };
+                match (failed, &self.goal.writer) {
+                    (Some((_, why)), _) if is_late && self.may_go_back() => back(format!("not verified: {why}")),
+                    (Some((at, _)), _) if now.since(*at) < again => Step::Rest(Some(*at + again)),
+                    (_, Some(at)) => Step::Verify(at.clone()),
+                    (_, None) => back("its region has no database any more".to_owned()),
+                }
+            }
             Phase::Done { .. } => Step::Rest(None),
             Phase::Failed { next, .. } if now < *next => Step::Rest(Some(*next)),
-            Phase::Failed { error, .. } if self.opens() => back(error.clone()),
+            Phase::Failed { error, .. } if self.may_go_back() => back(error.clone()),
             Phase::Failed { .. } => Step::Ask,
         }
     }

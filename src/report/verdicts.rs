@@ -64,7 +64,7 @@ impl Promoted {
     }
 
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        Self::new(snapshot.authority.as_deref().is_some_and(|said| said.decision.promoted))
+        Self::new(snapshot.promoted)
     }
 }
 

@@ -25,6 +25,7 @@ fn child() {
     let result = runtime.block_on(async {
         match words[..] {
             ["members", group] => aws.members(REGION, group).await.map(|members| format!("{members:?}")),
+            ["desired", group] => aws.desired(REGION, group).await.map(|desired| format!("{desired:?}")),
             ["look", group] => aws.look(REGION, group, Timestamp::now()).await.map(|look| format!("{look:?}")),
             ["mark", instance] => aws.mark_unhealthy(REGION, instance).await.map(|()| "marked".to_owned()),
             ["group-of", instance] => aws.group_of(REGION, instance).await.map(|group| format!("{group:?}")),
@@ -87,6 +88,8 @@ fn a_group_is_seen_marked_and_noted_as_it_is() {
     assert!(members.contains("us-east-1") && members.contains("10."), "{members}");
     assert!(members.contains(r#"{("ec2:DescribeInstances", "ok"): 1}"#), "{members}");
     assert!(call("members nobody").contains("ok: []"));
+    assert!(call("desired web").contains("ok: Some(2)"));
+    assert!(call("desired nobody").contains("ok: None"));
 
     assert!(call(&format!("group-of {}", instances[0])).contains(r#"ok: Some("web")"#));
     assert!(call("group-of i-0123456789abcdef0").contains("ok: None"));

@@ -374,6 +374,7 @@ fn first_snapshot(about: &Arc<About>, config: &Arc<Config>, now: BootTime) -> Sn
         region,
         region_closed: false,
         gate_closed: false,
+        promoted: false,
         group,
         round: None,
         latches: Latches::default(),

@@ -280,6 +280,48 @@ fn an_agent_that_starts_again_asks_for_the_same_decision_and_makes_no_new_one() 
 }
 
 #[test]
+fn what_stood_before_the_agent_started_is_not_taken_away_because_nobody_can_log_in_now() {
+    let mut player = Player::default();
+    player.reach(&goal("b"), 0);
+    let decision = player.plan.current.clone().unwrap().decision;
+    let resumed = |now| {
+        let mut player = Player { plan: Plan::resume(decision.clone(), &config(), at(now)), ids: 1 };
+        assert_eq!(player.next(&goal("b"), now), Step::Ask);
+        player.plan.asked(at(now));
+        player
+    };
+    let mut player = resumed(5_000);
+    player.helper(Some("b"), None, 5_010);
+    let mut now = 5_020;
+    // An hour, in which its account is refused.
+    while now < 3_600_000 {
+        match player.next(&goal("b"), now) {
+            Step::Verify(_) => player.plan.verified(Err("access denied".to_owned()), at(now)),
+            Step::Rest(Some(until)) => now = u64::try_from(until.since(at(0)).as_millis()).unwrap(),
+            step => panic!("{step:?} at {now}"),
+        }
+        assert!(!player.plan.is_reached(&goal("b")));
+    }
+    player.plan.verified(Ok(seen()), at(now));
+    assert!(player.plan.is_reached(&goal("b")));
+    // The same with a helper that is silent for longer than it may take, and then fails.
+    let mut player = resumed(5_000);
+    let late = 5_000 + 2 * u64::try_from(helper::LIMIT.as_millis()).unwrap();
+    assert_eq!(player.next(&goal("b"), late), Step::Ask);
+    player.plan.asked(at(late));
+    player.helper(None, Some("the app does not reload"), late + 10);
+    let Step::Rest(Some(until)) = player.next(&goal("b"), late + 20) else { panic!() };
+    assert_eq!(player.plan.next(Some(&goal("b")), until), Step::Ask);
+    // What is decided from now on can fail like any other.
+    player.look(&goal("a"), Ok(()), late + 30);
+    player.decide(&goal("a"), late + 30);
+    player.helper(None, Some("the app does not reload"), late + 40);
+    assert!(
+        matches!(player.next(&goal("a"), late + 40), Step::Decide(draft) if matches!(draft.purpose, Purpose::Back { .. }))
+    );
+}
+
+#[test]
 fn where_the_app_may_write_is_known_at_each_step() {
     let writers =
         |player: &Player| player.plan.writers().map(|regions| regions.into_iter().collect::<Vec<_>>().join(" "));

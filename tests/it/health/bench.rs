@@ -238,6 +238,7 @@ impl Bench {
             same_boot: true,
             instance_closed: self.instance.state == InstanceState::Closed && !by_nginx_alone && self.group.can_serve,
             region_closed: self.doors.region_closed(),
+            promoted: false,
             holds: self.doors.holds().clone(),
         }
     }

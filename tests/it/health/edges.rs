@@ -1,5 +1,7 @@
 //! Conditions of the verdicts that no incident showed: each test was written because the code lived without one.
 
+use std::collections::BTreeMap;
+
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{Domain, Group, Memory};
 use dr_agent::observation::Component::{App, Database, Efs, Host, Nginx};
@@ -12,7 +14,7 @@ use super::owner::{Agent, config, well};
 const LONG: std::time::Duration = secs(400);
 
 const CLOSED: Memory =
-    Memory { same_boot: true, instance_closed: false, region_closed: true, holds: std::collections::BTreeMap::new() };
+    Memory { same_boot: true, instance_closed: false, region_closed: true, promoted: false, holds: BTreeMap::new() };
 
 #[test]
 fn a_region_that_becomes_standby_forgets_its_holds() {

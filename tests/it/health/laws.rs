@@ -277,7 +277,8 @@ proptest! {
                 },
                 Op::Restart => {
                     let (region_closed, holds) = (doors.region_closed(), doors.holds().clone());
-                    doors = Doors::new(Memory { same_boot: true, instance_closed: true, region_closed, holds }, now);
+                    let kept = Memory { same_boot: true, instance_closed: true, region_closed, promoted: false, holds };
+                    doors = Doors::new(kept, now);
                 }
                 Op::Judge(bits) => {
                     let passing = SITE.into_iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0).map(|(_, c)| c);

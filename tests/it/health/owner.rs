@@ -9,7 +9,7 @@ use std::time::Duration;
 use dr_agent::answer::{self, Question};
 use dr_agent::clock::BootTime;
 use dr_agent::config::{
-    Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, Repoint, WiringProbe,
+    Authority, Config, DatabaseProbe, HostProbe, HttpUrl, Listen, NginxProbe, PublicAddress, Repoint, WiringProbe,
 };
 use dr_agent::health::cause::{Cause, Status};
 use dr_agent::health::verdict::{InstanceState, Memory, RegionState};
@@ -162,6 +162,29 @@ fn the_owner_says_how_soon_to_try_again_and_ignores_what_it_does_not_know() {
 }
 
 #[test]
+fn a_region_stays_promoted_until_it_is_decided_anew() {
+    let two_regions = || Config {
+        authority: Some(Authority {
+            regions: ["ap-south-1".to_owned(), "us-east-1".to_owned()],
+            poll: secs(5),
+            boot_wait: secs(10),
+            takeover_wait: secs(15),
+        }),
+        ..config()
+    };
+    let promoted = |config: Config, promoted| {
+        let memory = Memory { same_boot: true, promoted, ..Memory::default() };
+        let snapshot = Agent::start(config, State::default(), memory, at(secs(0))).publish();
+        let answers = snapshot.answers[Question::Promoted as usize].ok;
+        assert_eq!(answers, markers::wanted(&snapshot).promoted);
+        answers
+    };
+    assert!(promoted(two_regions(), true));
+    assert!(!promoted(two_regions(), false));
+    assert!(!promoted(config(), true), "nobody decides any more");
+}
+
+#[test]
 fn a_minute_for_cloudwatch_says_what_is_known_and_guesses_nothing() {
     let samples = |snapshot: &Snapshot| {
         let minute = Minute::of(snapshot, Timestamp::UNIX_EPOCH);
@@ -292,7 +315,7 @@ fn state_carries_the_incident_to_the_next_agent_of_this_boot() {
         let saved = state::load(dir.path(), &about().owner).expect("load").expect("saved");
         assert_eq!(saved.boot, BOOT);
         let (region_closed, holds) = (saved.region_closed, saved.holds.clone());
-        let memory = Memory { same_boot, instance_closed: false, region_closed, holds };
+        let memory = Memory { same_boot, region_closed, holds, ..Memory::default() };
         Agent::start(config(), saved, memory, before.taken)
     };
     let mut agent = next(true);

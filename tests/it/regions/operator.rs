@@ -1,6 +1,8 @@
 //! What people ask for: a close for a while, its end, a rehearsal, and a claim.
 
 use super::*;
+use crate::support::regions::LONG;
+use crate::support::within;
 
 const CLOSED: &str = "OWNER writer=none page=503 region=503 promoted=200";
 const DRILL: &str = "OWNER writer=home page=200 region=503 promoted=200";
@@ -45,7 +47,8 @@ fn a_close_ends_by_itself_or_by_release() {
 fn a_drill_closes_the_answer_to_route_53_and_nothing_else() {
     let site = Site::initialised([1, 1]);
     let users = Users::of(&site.groups[HOME][0].nginx);
-    site.command(HOME, &["drill", "--for", "12s", "--reason", "a rehearsal"]);
+    // It says that it is ready when it has seen that it is.
+    site.tried(HOME, "the other region is ready", &["drill", "--for", "12s", "--reason", "a rehearsal"]);
     site.is(HOME, DRILL);
     site.order(HOME, 1).expect("an order during the drill");
     site.order(PEER, 2).expect("one across");
@@ -56,6 +59,25 @@ fn a_drill_closes_the_answer_to_route_53_and_nothing_else() {
     site.is(HOME, OWNER_AT_HOME);
     assert!(users.answers(50).iter().all(|code| *code == 200));
     drop(users);
+
+    // A region whose replication stands still would not take the users well.
+    site.databases[PEER].sql("STOP SLAVE");
+    let drill = ["drill", "--for", "1h", "--reason", "not now", "--force"];
+    within(LONG, "it is refused", || {
+        let output = site.groups[HOME][0].command(&drill[..5]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains("the other region is not ready to take over") {
+            return Ok(());
+        }
+        site.groups[HOME][0].command(&["fence", "release", "--reason", "it was not known yet"]);
+        Err(format!("{output:?}"))
+    });
+    site.is(HOME, OWNER_AT_HOME);
+    site.command(HOME, &drill);
+    site.is(HOME, DRILL);
+    site.command(HOME, &["fence", "release", "--reason", "enough"]);
+    site.is(HOME, OWNER_AT_HOME);
+    site.databases[PEER].sql("START SLAVE");
 
     // A rehearsal does not end what is in force.
     site.command(HOME, &["fence", "close", "--detach", "--for", "1h", "--reason", "for real"]);

@@ -145,3 +145,14 @@ fn an_agent_that_is_killed_again_and_again_ends_as_if_nothing_had_been() {
     site.order(PEER, 2).expect("an order at the new owner");
     assert_eq!((site.orders(HOME), site.orders(PEER)), (vec![1], vec![1, 2]));
 }
+
+#[test]
+fn a_restart_of_the_owners_agents_does_not_send_anybody_home() {
+    let mut site = Site::initialised([1, 1]);
+    let asked = Users::asking(&site.groups[HOME][0].nginx, "/health/promoted");
+    for _ in 0..5 {
+        site.restart(HOME);
+        site.is(HOME, OWNER_AT_HOME);
+    }
+    assert!(asked.answers(200).iter().all(|code| *code == 200), "{}", site.log());
+}

@@ -123,6 +123,7 @@ fn snapshot(machine: &Machine) -> Snapshot {
         region,
         region_closed: false,
         gate_closed: false,
+        promoted: false,
         group,
         round: None,
         latches: Latches::default(),

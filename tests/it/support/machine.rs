@@ -77,7 +77,10 @@ impl Machine {
         let root = match usable_root() {
             Ok(root) => root,
             Err(reason) => {
-                assert!(env::var_os("REQUIRE_MACHINE").is_none(), "no machine with systemd can be booted here: {reason}");
+                assert!(
+                    env::var_os("REQUIRE_MACHINE").is_none(),
+                    "no machine with systemd can be booted here: {reason}"
+                );
                 // Past the capture of the test harness, so that nobody takes a green line for a test that ran.
                 drop(writeln!(
                     stderr(),

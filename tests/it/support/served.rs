@@ -68,6 +68,7 @@ impl Served {
                     same_boot: true,
                     instance_closed: present.instance_closed,
                     region_closed: present.region_closed,
+                    promoted: present.promoted,
                     ..Memory::default()
                 };
                 let (latches, _) = latches::read(&dir, BOOT, BootTime::now(), clock::wall(), &Latches::default());

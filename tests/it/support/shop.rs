@@ -134,7 +134,7 @@ impl Drop for Busy {
     }
 }
 
-/// Users who ask one nginx for the shop's page, one after the other.
+/// Users who ask one nginx for a page, one after the other.
 #[derive(Debug)]
 pub struct Users {
     codes: Arc<Mutex<Vec<u16>>>,
@@ -143,10 +143,15 @@ pub struct Users {
 
 impl Users {
     pub fn of(nginx: &Nginx) -> Self {
+        Self::asking(nginx, "/")
+    }
+
+    /// The same for another page.
+    pub fn asking(nginx: &Nginx, path: &'static str) -> Self {
         let codes = Arc::new(Mutex::new(Vec::new()));
         let (seen, target) = (Arc::clone(&codes), Target::port(nginx.port));
         let busy = Busy::with(move || {
-            let code = target.get("/").map_or(0, |answer| answer.status);
+            let code = target.get(path).map_or(0, |answer| answer.status);
             seen.lock().expect("no panic").push(code);
         });
         Self { codes, _busy: busy }
