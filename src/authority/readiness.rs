@@ -10,6 +10,7 @@ use super::lag::{Lag, READY};
 use super::said::Said;
 use crate::group::view::Me;
 use crate::health::cause::Status;
+use crate::health::component::ComponentState;
 use crate::observation::{Component, DatabaseFacts, Facts};
 use crate::snapshot::Snapshot;
 
@@ -72,10 +73,13 @@ impl Readiness {
             };
             Item::needed("efs", ok, format!("the mount is {}{cause}", efs.status))
         }));
-        let ill =
-            snapshot.components.iter().map(|(c, _)| c).filter(|c| {
-                !matches!(c.component, Component::Database | Component::Efs) && c.status != Status::Healthy
-            });
+        let is_ill = |c: &&ComponentState| match c.component {
+            Component::Database | Component::Efs => false,
+            // A look at the wiring that could not be made says nothing of it, and the next one comes late.
+            Component::Wiring => !matches!(c.status, Status::Healthy | Status::Unknown),
+            _ => c.status != Status::Healthy,
+        };
+        let ill = snapshot.components.iter().map(|(c, _)| c).filter(is_ill);
         let ill: Vec<_> = ill.map(|c| format!("{} is {}", c.component, c.status)).collect();
         items.push(serving(snapshot.region.state.is_ok(), &ill));
         items.push(configuration(snapshot.config.digest.as_deref(), said.across.as_ref()));

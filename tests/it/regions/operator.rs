@@ -1,6 +1,7 @@
 //! What people ask for: a close for a while, its end, a rehearsal, and a claim.
 
 use super::*;
+use crate::support::instance::outcome;
 use crate::support::regions::LONG;
 use crate::support::within;
 
@@ -48,7 +49,11 @@ fn a_drill_closes_the_answer_to_route_53_and_nothing_else() {
     let site = Site::initialised([1, 1]);
     let users = Users::of(&site.groups[HOME][0].nginx);
     // It says that it is ready when it has seen that it is.
-    site.tried(HOME, "the other region is ready", &["drill", "--for", "12s", "--reason", "a rehearsal"]);
+    let lacks = || outcome(&site.groups[PEER][0].command(&["status"]));
+    within(LONG, "the other region is ready", || {
+        let output = site.groups[HOME][0].command(&["drill", "--for", "12s", "--reason", "a rehearsal"]);
+        if output.status.success() { Ok(()) } else { Err(format!("{}{}", outcome(&output), lacks())) }
+    });
     site.is(HOME, DRILL);
     site.order(HOME, 1).expect("an order during the drill");
     site.order(PEER, 2).expect("one across");
@@ -70,7 +75,7 @@ fn a_drill_closes_the_answer_to_route_53_and_nothing_else() {
             return Ok(());
         }
         site.groups[HOME][0].command(&["fence", "release", "--reason", "it was not known yet"]);
-        Err(format!("{output:?}"))
+        Err(format!("{}{}", outcome(&output), lacks()))
     });
     site.is(HOME, OWNER_AT_HOME);
     site.command(HOME, &drill);
