@@ -12,7 +12,7 @@ fn until(site: &Site) -> String {
 #[test]
 fn a_close_ends_by_itself_or_by_release() {
     let site = Site::initialised([2, 1]);
-    let mut session = Session::open(&site.databases[HOME]);
+    let mut session = Session::open(site.databases[HOME].port, &site.databases[HOME]);
     let refused =
         site.groups[PEER][0].command(&["fence", "close", "--detach", "--for", "10m", "--reason", "the wrong side"]);
     assert!(!refused.status.success(), "a standby has nothing to close");

@@ -13,7 +13,7 @@ fn before_init_nothing_changes_and_init_cuts_no_session() {
     let mut site = Site::build([1, 1]);
     site.grant();
     site.bootstrap();
-    let mut session = Session::open(&site.databases[HOME]);
+    let mut session = Session::open(site.databases[HOME].port, &site.databases[HOME]);
     site.start_agents();
     site.is(HOME, UNINITIALISED);
     site.is(PEER, UNINITIALISED);
