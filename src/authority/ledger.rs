@@ -1,12 +1,14 @@
 //! The ledger: one record of each change of the owner that this agent has seen, with the time of each step and an estimate
 //! of what was lost. For people; nothing is decided by it, and nothing waits for it. Pure.
 //!
-//! **What may be lost** is told by three numbers. `lag`: how old the old owner's newest heartbeat was in the replica when it
-//! was last seen as a replica, so at most the writes of so many seconds are missing; fewer if the old owner had stopped
-//! before. `lost_ms`: exact to a second, from both databases' heartbeat rows of the old owner, once both can be read; it
-//! takes the place of the first. `wrote_after_ms`, in the region that was superseded: for how long its agents went on as
-//! the owner's after the new epoch was written, by its last heartbeat and the row's `since`, which two servers' clocks
-//! have written.
+//! **What may be lost** is what the old owner wrote after its newest heartbeat in the new owner's database. For how long it
+//! did that is told by four numbers. `most`: how old that heartbeat was when the old owner had stopped, as far as anybody
+//! saw; what is promised until more is known. `lag`: how old the old owner's newest heartbeat was in the replica when it was
+//! last seen as a replica: as much is missing if the old owner had stopped then, and it seldom had. `lost_ms`: from both
+//! databases' heartbeat rows of the old owner, once both can be read. An owner that is lost has written on for [`BEATS`] at
+//! most after its last one; with that it takes the place of what nobody saw end. `wrote_after_ms`, in the region that was
+//! superseded: for how long its agents went on as the owner's after the new epoch was written, by its last heartbeat and
+//! the row's `since`, which two servers' clocks have written.
 
 mod words;
 
@@ -15,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::database::{Read, Row};
 use super::decide::Decision;
-use super::facts::{Database, Facts};
+use super::facts::{Across, Database, Facts};
 use super::lag::Lag;
 use super::memory::Shows;
+use super::word::Proof;
 use super::{Claim, State};
 use crate::repoint::decision::Target;
 use crate::repoint::plan::Phase;
@@ -25,6 +28,10 @@ use crate::repoint::run::Progress;
 
 /// Records that are kept, the newest ones.
 const KEPT: usize = 20;
+
+/// Heartbeats of an owner whose agents run are no further apart, in milliseconds: a second, a round in which a source does
+/// not answer, and what writing takes.
+const BEATS: u64 = 4_000;
 
 /// Persisted with the agent's state: what is added has a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +55,27 @@ pub struct Promotion {
     pub replica_gone: Option<Timestamp>,
     pub proven: Option<Timestamp>,
     pub lag: Option<Lag>,
+    /// How old the old owner's newest heartbeat was when the database was first seen to be no replica.
+    pub most_ms: Option<u64>,
+}
+
+/// An upper bound of what was lost, in milliseconds of the old owner's writes, as far as it was seen to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Most {
+    pub ms: u64,
+    pub by: Stop,
+}
+
+/// How the old owner was seen to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// It was closed: it has written nothing since.
+    Closed,
+    /// It could not be reached at all: it was lost, or cut off.
+    Silent,
+    /// Not at all.
+    Unseen,
 }
 
 /// One change of the owner, as seen in one of the two regions.
@@ -62,7 +90,11 @@ pub struct Failover {
     /// Measured last while the new owner's database was a replica.
     #[serde(default)]
     pub lag: Option<Lag>,
-    /// What the old owner has written in so many milliseconds is not in the new owner's database.
+    /// Where the new owner is: when nothing of the old one was waited for any more, before that when its epoch was known.
+    /// Where the old one is, if it went on until then: when it was closed, likewise.
+    #[serde(default)]
+    pub most: Option<Most>,
+    /// From the old owner's newest heartbeat in the new owner's database to that in its own.
     #[serde(default)]
     pub lost_ms: Option<u64>,
     /// For so many milliseconds the old owner may have taken writes after the new epoch was written.
@@ -121,10 +153,16 @@ impl Failover {
         self.seen.opened.is_some() || self.seen.closed.is_some()
     }
 
-    /// The estimate of what was lost, in milliseconds of the old owner's writes.
+    /// What was lost at most, in milliseconds of the old owner's writes. `None` while nobody can tell.
     #[must_use]
     pub fn rpo_ms(&self) -> Option<u64> {
-        self.lost_ms.or(self.lag.as_ref().map(|lag| lag.ms))
+        match (&self.most, self.lost_ms) {
+            (Some(Most { ms, by: Stop::Closed }), lost) => Some(lost.map_or(*ms, |lost| lost.max(*ms))),
+            // Its agents may be dead, and its app alive.
+            (Some(Most { ms, by: Stop::Unseen }), Some(lost)) => Some(lost.saturating_add(BEATS).max(*ms)),
+            (_, Some(lost)) => Some(lost.saturating_add(BEATS)),
+            (most, None) => most.as_ref().map(|most| most.ms),
+        }
     }
 }
 
@@ -133,12 +171,13 @@ impl Ledger {
     #[must_use]
     pub fn after(&self, look: &Look<'_>) -> Self {
         let mut next = self.clone();
+        let was_owner = self.state == State::Owner;
         let state = look.decision.state;
         if next.since.is_none() || next.state != state {
             (next.state, next.since) = (state, Some(look.at));
         }
         next.prepare(look);
-        next.turn(look);
+        next.turn(look, was_owner);
         next.fill(look);
         next
     }
@@ -167,12 +206,14 @@ impl Ledger {
         } else if own.claim.is_some() && !own.names(mine) && self.promotion.replica_gone.is_none() {
             self.promotion.replica_gone = Some(look.at);
             self.promotion.lag = look.lag.cloned();
+            self.promotion.most_ms =
+                own.claim.as_ref().and_then(|owner| age(&look.facts.own, &owner.region, look.facts));
         }
         self.promotion.proven = self.promotion.proven.or(look.proven);
     }
 
     /// A higher epoch of another region.
-    fn turn(&mut self, look: &Look<'_>) {
+    fn turn(&mut self, look: &Look<'_>, was_owner: bool) {
         let Some(known) = &look.decision.memory.known else { return };
         let before = self.owner.replace(known.clone());
         // An agent that is new here has seen no change.
@@ -194,7 +235,12 @@ impl Ledger {
             self.failovers.remove(0);
         }
         let (from, to) = (before, known.clone());
-        self.failovers.push(Failover { from, to, region, seen, lag, lost_ms: None, wrote_after_ms: None });
+        let mut failover = Failover { from, to, region, seen, lag, most: None, lost_ms: None, wrote_after_ms: None };
+        // An old owner that comes back has not written while it was away.
+        if is_mine || was_owner {
+            failover.most = missing(&failover, look.facts).map(|ms| Most { ms, by: Stop::Unseen });
+        }
+        self.failovers.push(failover);
     }
 
     /// What follows a claim.
@@ -213,6 +259,17 @@ impl Ledger {
         let is_written = led.is_some_and(|led| matches!(led.phase, Phase::Applied { .. } | Phase::Done { .. }));
         let is_verified = led.is_some_and(|led| matches!(led.phase, Phase::Done { .. }));
         let is_owner = is_promotion && state == State::Owner;
+        let stop = if is_promotion {
+            (is_owner && failover.seen.took_over.is_none()).then(|| stop(facts))
+        } else {
+            let is_open = failover.most.as_ref().is_some_and(|most| most.by != Stop::Closed);
+            (is_open && is_through(look)).then_some(Stop::Closed)
+        };
+        if let Some(by) = stop
+            && let Some(ms) = missing(failover, facts)
+        {
+            failover.most = Some(Most { ms, by });
+        }
         let seen = &mut failover.seen;
         let mark = |time: &mut Option<Timestamp>, is_so: bool| {
             if is_so && time.is_none() {
@@ -233,6 +290,46 @@ impl Ledger {
             failover.wrote_after_ms = Some(failover.wrote_after_ms.map_or(after, |known| known.max(after)));
         }
     }
+}
+
+/// How old the newest heartbeat of `region` in a database is now, by its clock.
+fn age(database: &Database, region: &str, facts: &Facts) -> Option<u64> {
+    let seen = database.fresh()?;
+    let beat = seen.read.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region)?;
+    // It was that old some time after the read began.
+    let passed = u64::try_from(facts.now.since(seen.began).as_millis()).unwrap_or(u64::MAX);
+    Some(beat.age_ms.saturating_add(passed))
+}
+
+/// What the old owner may have written until now and the new owner's database does not have, in milliseconds, by the clock
+/// of this region's database.
+fn missing(failover: &Failover, facts: &Facts) -> Option<u64> {
+    let from = failover.from.region.as_str();
+    let age = age(&facts.own, from, facts)?;
+    if failover.is_promotion() {
+        return Some(age);
+    }
+    let there = &facts.other.as_ref()?.fresh()?.read;
+    let has_it = newest(there)?.claim.epoch >= failover.to.epoch;
+    let span = beat(&facts.own.fresh()?.read, from)?.duration_since(beat(there, from)?);
+    has_it.then(|| age.saturating_add(u64::try_from(span.as_millis()).unwrap_or(0)))
+}
+
+/// How the other region was seen to stop, by its last answer.
+fn stop(facts: &Facts) -> Stop {
+    match facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer)) {
+        Some(Across::Verified(proof)) if proof.closed => Stop::Closed,
+        Some(Across::Silent) => Stop::Silent,
+        _ => Stop::Unseen,
+    }
+}
+
+/// Nobody of this region writes to its database any more, in no old session either.
+fn is_through(look: &Look<'_>) -> bool {
+    let sessions = look.facts.group.words().map(|(_, word)| word.old_writer_sessions).sum::<u32>();
+    let closed = Proof::of(look.decision, look.facts).closed;
+    let stopped = !look.facts.applied.writers.contains(&look.facts.place.region);
+    closed && stopped && sessions == 0 && look.facts.applied.old_writer_sessions == 0
 }
 
 /// The old owner's last heartbeat in its own database, before that is rebuilt, and in the new owner's.

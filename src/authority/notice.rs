@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::claim::Refusal;
 use super::decide::Decision;
+use super::lag::seconds;
 use super::ledger::{Failover, Ledger};
 use super::why::{Contradiction, Reason};
 
@@ -97,10 +98,21 @@ impl Notice {
                         ],
                     ),
                 };
-                let lag = ledger.promotion.lag.as_ref();
-                let lost = lag.map_or_else(
-                    || "how much is missing here is not known: nobody saw the replica before".to_owned(),
-                    |lag| format!("what the old owner wrote in its last {:.1} s, at most, is not here", lag.seconds()),
+                let promotion = &ledger.promotion;
+                let stopped = promotion
+                    .lag
+                    .as_ref()
+                    .map(|lag| format!(" ({:.1} s if it had stopped when the replica was seen last)", lag.seconds()));
+                let lost = promotion.most_ms.map_or_else(
+                    || "how much is missing here is not known: there is no heartbeat of the old owner".to_owned(),
+                    |ms| {
+                        format!(
+                            "what the old owner wrote in the last {:.1} s before that, at most{}, and all that it has \
+                             written since is not here",
+                            seconds(ms),
+                            stopped.unwrap_or_default()
+                        )
+                    },
                 );
                 let happened =
                     format!("this region's database was made writable; {why}; until then the app has no writer");
@@ -194,7 +206,7 @@ mod tests {
         insta::assert_snapshot!(text(&Notice::of(&decision, &ledger).unwrap()), @r#"
         this region's database was made writable; it is not claimed by itself: NeverSeenReplicating: no agent of this region ever saw this server replicate: `dr-agent authority claim` if it was; until then the app has no writer
         since 2026-09-21T14:13:20Z
-        how much is missing here is not known: nobody saw the replica before
+        how much is missing here is not known: there is no heartbeat of the old owner
         if the promotion was meant: `dr-agent authority claim --reason TEXT` on an instance here
         if not: make the database a replica again; the steps are under "Failback" in the README
         "#);

@@ -144,9 +144,9 @@ pub struct Progress {
     pub open: Vec<String>,
     /// Members that do not answer: whether they are closed is not known.
     pub silent: Vec<String>,
-    /// The other region says that it writes nowhere; `None` while it does not answer with proof.
+    /// The other region says that it writes nowhere, in no old session either; `None` while it does not answer with proof.
     pub other_stopped: Option<bool>,
-    /// Connections that still exist to the database that is closed, of all members.
+    /// Connections that still exist to the database that is closed, of all members of this region.
     pub sessions: u32,
     /// Since when nobody writes here, by this region's database's own clock.
     pub quiet: Option<Timestamp>,

@@ -74,7 +74,8 @@ pub struct Proof {
     pub known: Option<Claim>,
     /// Nobody in this region takes users' writes to its database, as far as the one who answers knows.
     pub closed: bool,
-    /// A region whose database is written to here, or `none` if that is true of all that the one who answers knows.
+    /// A region whose database is written to here, or `none` if that is true of all that the one who answers knows; the
+    /// other region as long as an app has a session with a former writer.
     pub writer: String,
     /// The last attempt to read this region's database succeeded.
     pub fresh: bool,
@@ -210,10 +211,15 @@ fn writer(facts: &Facts) -> &str {
 
 /// A region that somebody of this group may write to.
 fn region_writer(facts: &Facts) -> &str {
-    let region = facts.place.region.as_str();
+    let (region, other) = (facts.place.region.as_str(), facts.place.other.as_str());
+    // An app writes on in a session with a former writer, whatever its outputs say. To which one is not told: he who asks
+    // wants to know whether it is his.
+    let of = |writer, sessions| if sessions > 0 { other } else { writer };
     // A member that does not speak of authority writes to its own region's database, as every app does by itself.
-    let members = facts.group.members.iter().map(|member| member.word.as_ref().map_or(region, |word| &word.writer));
-    iter::once(writer(facts)).chain(members).find(|writer| *writer != NOBODY).unwrap_or(NOBODY)
+    let members = facts.group.members.iter().map(|member| member.word.as_ref());
+    let members = members.map(|word| word.map_or(region, |word| of(word.writer.as_str(), word.old_writer_sessions)));
+    let me = of(writer(facts), facts.applied.old_writer_sessions);
+    iter::once(me).chain(members).find(|writer| *writer != NOBODY).unwrap_or(NOBODY)
 }
 
 #[cfg(test)]
@@ -285,6 +291,14 @@ mod tests {
             (true, "none", 1, Some("h"))
         );
         assert_eq!((told.known.map(|known| known.epoch), told.fresh), (Some(4), true));
+        // Their outputs name nobody, and the pool of one goes on.
+        let pooled = Word { old_writer_sessions: 1, ..closed.clone() };
+        let told = proof(&mut bench, &[closed.clone(), pooled]);
+        assert_eq!(told.writer, "p");
+        bench.facts.applied.old_writer_sessions = 1;
+        let told = proof(&mut bench, std::slice::from_ref(&closed));
+        assert_eq!(told.writer, "p");
+        bench.facts.applied.old_writer_sessions = 0;
         let told = proof(&mut bench, &[closed, open]);
         assert_eq!((told.closed, told.writer.as_str()), (false, "h"));
         // A member of a release that does not know of authority.

@@ -98,7 +98,10 @@ fn look(shown: &Shown, now: Timestamp) -> Look {
     }
     match progress.other_stopped {
         Some(true) => {}
-        Some(false) => lines.push("the other region's apps still write here".to_owned()),
+        Some(false) => lines.push(
+            "the other region's apps still write here, or have sessions left: `dr-agent explain repoint` there counts them"
+                .to_owned(),
+        ),
         None => {
             lines.push("the other region does not answer: whether its apps still write here is not known".to_owned());
         }

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::authority::Claim;
     use crate::authority::lag::{Lag, Measure};
-    use crate::authority::ledger::Times;
+    use crate::authority::ledger::{Most, Stop, Times};
     use crate::health::verdict::Tally;
 
     #[test]
@@ -172,6 +172,7 @@ mod tests {
             region: "us-east-1".to_owned(),
             seen,
             lag: Some(Lag { ms: 2_300, by: Measure::Heartbeat, beat: None }),
+            most: Some(Most { ms: 5_100, by: Stop::Closed }),
             lost_ms: None,
             wrote_after_ms: None,
         };
@@ -182,16 +183,18 @@ mod tests {
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
         failovers
         us-east-1 took over from ap-south-1: epoch 2 after 1
-          the new owner's database lacks what ap-south-1 wrote in its last 2.3 s at most, by the newest
-          heartbeat that had arrived before the promotion
+          the new owner's database lacks what ap-south-1 wrote in its last 5.1 s at most, until it was
+          closed; 2.3 s if it had stopped when the replica was seen last, by the newest heartbeat that had
+          arrived
           2026-11-24 21:41:50 +00:00  +0.0 s  the database here was no replica any more
           2026-11-24 21:41:50 +00:00  +0.4 s  it was proven writable on three connections
           2026-11-24 21:41:50 +00:00  +0.5 s  the epoch was claimed
           2026-11-24 21:41:52 +00:00  +2.0 s  nothing of the old owner was waited for any more
           it is not over
         us-east-1 took over from ap-south-1: epoch 2 after 1
-          the new owner's database lacks what ap-south-1 wrote in its last 2.3 s at most, by the newest
-          heartbeat that had arrived before the promotion
+          the new owner's database lacks what ap-south-1 wrote in its last 5.1 s at most, until it was
+          closed; 2.3 s if it had stopped when the replica was seen last, by the newest heartbeat that had
+          arrived
           2026-11-24 21:41:50 +00:00  +0.0 s  the database here was no replica any more
           2026-11-24 21:41:50 +00:00  +0.4 s  it was proven writable on three connections
           2026-11-24 21:41:50 +00:00  +0.5 s  the epoch was claimed

@@ -13,12 +13,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Applied;
-use super::decision::{self, Decision};
+use super::decision::{self, Decision, Target};
 use super::look::{self, Look};
 use super::plan::{Draft, Goal, Phase, Plan, Step, Wanted};
 use super::{VERB, gate, sessions, verify};
+use crate::authority::State;
 use crate::clock::BootTime;
-use crate::config::{Config, HostPort};
+use crate::config::{Config, HostPort, Region};
 use crate::group::keys;
 use crate::helper::Paths;
 use crate::probes::blocking::{FILE, Lane};
@@ -58,7 +59,8 @@ pub struct Progress {
     pub goal: Option<Goal>,
     /// The app was seen to reach the writer that is wanted; or it has none, as is wanted.
     pub is_reached: bool,
-    /// Established connections of this instance to a database that is not its writer any more.
+    /// Established connections of this instance to a database that is not its writer any more. A former writer that
+    /// nobody has found yet counts as one: what is not known is not none.
     pub old_writer_sessions: usize,
 }
 
@@ -75,8 +77,11 @@ struct Task<L> {
     /// Where former writers were, and since when nobody should be there.
     former: BTreeSet<SocketAddr>,
     left: BootTime,
+    /// Former writers whose addresses nobody has found yet: that was left just now, or in an earlier life of the agent.
+    unfound: Vec<HostPort>,
     sessions: usize,
-    counted: BootTime,
+    /// `None`: what was counted before says nothing of those that are looked for now.
+    counted: Option<BootTime>,
     problem: Option<String>,
 }
 
@@ -103,6 +108,17 @@ impl Progress {
     }
 }
 
+/// The databases that the app may have sessions with from before the decision that is gone on from: those that it does not
+/// name. The reader's belongs to the app, unless it is the closed owner's, which was the writer.
+fn left_before(plan: &Plan, config: &Config) -> Vec<HostPort> {
+    let Some(current) = &plan.current else { return Vec::new() };
+    let decision = &current.decision;
+    let is_closed_owner = decision.writer == Target::None && decision.state == State::Owner.name();
+    let reader = decision.reader.region().filter(|_| !is_closed_owner);
+    let is_left = |name: &str| decision.writer.region() != Some(name) && reader != Some(name);
+    config.regions.iter().filter(|(name, _)| is_left(name)).filter_map(|(_, region)| region.database_at()).collect()
+}
+
 impl<L: Look> Task<L> {
     async fn start(channels: Channels<L>) {
         let snapshot = Arc::clone(&channels.snapshots.borrow());
@@ -111,6 +127,7 @@ impl<L: Look> Task<L> {
         let kept = timeout(FILE, LANE.run(move || Progress::kept(&config))).await;
         let plan = kept.ok().and_then(Result::ok).unwrap_or_default().plan;
         let task = Self {
+            unfound: left_before(&plan, &snapshot.config),
             paths,
             snapshot,
             plan,
@@ -120,7 +137,7 @@ impl<L: Look> Task<L> {
             former: BTreeSet::new(),
             left: BootTime::now(),
             sessions: 0,
-            counted: BootTime::now(),
+            counted: None,
             problem: None,
             channels,
         };
@@ -209,10 +226,13 @@ impl<L: Look> Task<L> {
         matches!(phase, Some(Phase::Applied { failed: Some(_), .. }))
     }
 
-    async fn rest(&self, until: Option<BootTime>) {
+    async fn rest(&mut self, until: Option<BootTime>) {
+        if self.find_left().await {
+            return;
+        }
         let now = BootTime::now();
         let until = until.map(|until| until.since(now));
-        let count = (!self.former.is_empty()).then_some(COUNT);
+        let count = (!self.former.is_empty() || !self.unfound.is_empty()).then_some(COUNT);
         match [until, count].into_iter().flatten().min() {
             Some(wait) => sleep(wait).await,
             None => pending().await,
@@ -281,21 +301,43 @@ impl<L: Look> Task<L> {
 
     /// Keeps in mind where the writer was that is left now.
     fn remember_former(&mut self, draft: &Draft) {
-        if self.plan.present.as_ref() != Some(&draft.writer) {
-            self.former.extend(self.writer_at.drain(..).take(ADDRESSES));
-            self.left = BootTime::now();
+        if self.plan.present.as_ref() == Some(&draft.writer) {
+            return;
         }
+        self.former.extend(self.writer_at.drain(..).take(ADDRESSES));
+        // It was not seen to be reached, or its name leads elsewhere since.
+        for name in self.plan.writers().iter().flatten().filter(|name| draft.writer.region() != Some(name)) {
+            let at = self.snapshot.config.regions.get(name).and_then(Region::database_at);
+            self.unfound.extend(at.filter(|at| !self.unfound.contains(at)));
+        }
+        (self.left, self.counted) = (BootTime::now(), None);
+    }
+
+    /// Looks up where former writers are; true when one was found. It may be dropped.
+    async fn find_left(&mut self) -> bool {
+        let Some(at) = self.unfound.last() else { return false };
+        let Ok(addresses) = verify::resolve(at).await else {
+            // The others are asked for first the next time.
+            self.unfound.rotate_right(1);
+            return false;
+        };
+        self.unfound.pop();
+        self.former.extend(addresses.into_iter().filter(|at| !self.writer_at.contains(at)).take(ADDRESSES));
+        self.counted = None;
+        true
     }
 
     async fn count_sessions(&mut self) {
         let now = BootTime::now();
-        if self.former.is_empty() || now.since(self.counted) < COUNT {
+        if self.former.is_empty() || self.counted.is_some_and(|at| now.since(at) < COUNT) {
             return;
         }
-        self.counted = now;
+        self.counted = Some(now);
         let former = self.former.clone();
-        if let Ok(Ok(Ok(count))) = timeout(FILE, LANE.run(move || sessions::established(&former))).await {
-            self.sessions = count;
+        match timeout(FILE, LANE.run(move || sessions::established(&former))).await {
+            Ok(Ok(Ok(count))) => self.sessions = count,
+            // What cannot be counted is not none.
+            _ => self.sessions = self.sessions.max(1),
         }
         if self.sessions == 0 && now.since(self.left) >= COUNT_FOR {
             self.former.clear();
@@ -305,7 +347,8 @@ impl<L: Look> Task<L> {
     fn tell(&self) {
         let goal = self.goal.clone();
         let is_reached = goal.as_ref().is_some_and(|goal| self.plan.is_reached(goal));
-        let progress = Progress { plan: self.plan.clone(), goal, is_reached, old_writer_sessions: self.sessions };
+        let old_writer_sessions = self.sessions + self.unfound.len();
+        let progress = Progress { plan: self.plan.clone(), goal, is_reached, old_writer_sessions };
         self.channels.progress.send_if_modified(|told| {
             let is_news = **told != progress;
             if is_news {
@@ -313,5 +356,39 @@ impl<L: Look> Task<L> {
             }
             is_news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, Output, defaults};
+
+    #[test]
+    fn a_new_life_looks_for_sessions_with_what_the_app_does_not_use_any_more() {
+        let region = |host: &str| Region { database: Some(host.to_owned()), ..Region::default() };
+        let mut config = defaults();
+        config.regions = [("a-1".to_owned(), region("db.a")), ("b-1".to_owned(), region("db.b"))].into();
+        config.repoint.outputs = vec![Output { format: Format::Env, path: "/x/env".into() }];
+        let left = |writer: &str, reader: &str, state: State| {
+            let decision = Decision {
+                id: "0".repeat(32),
+                writer: writer.to_owned().into(),
+                reader: reader.to_owned().into(),
+                epoch: 1,
+                state: state.name().to_owned(),
+                only_new: false,
+                rollback: None,
+            };
+            let left = left_before(&Plan::resume(decision, &config, BootTime::now()), &config);
+            left.into_iter().map(|at| at.host).collect::<Vec<_>>()
+        };
+        assert_eq!(left("none", "a-1", State::Standby), ["db.b"], "the replica here is read all the time");
+        assert_eq!(left("none", "a-1", State::Owner), ["db.a", "db.b"], "closed, and read from the same address");
+        assert_eq!(left("b-1", "a-1", State::Standby), [""; 0]);
+        assert_eq!(left("b-1", "b-1", State::Superseded), ["db.a"]);
+        assert_eq!(left("none", "none", State::Superseded), ["db.a", "db.b"]);
+        assert_eq!(left("a-1", "a-1", State::Owner), ["db.b"]);
+        assert_eq!(left_before(&Plan::default(), &config), [], "nothing was ever decided");
     }
 }

@@ -54,7 +54,7 @@ pub fn lines(progress: &Progress, now: BootTime) -> Vec<String> {
     match progress.old_writer_sessions {
         0 => {}
         count => lines.push(format!(
-            "{count} connections of this instance still lead to a former writer: its pools must be restarted."
+            "{count} connections of this instance still lead to a former writer, or may: its pools must be restarted."
         )),
     }
     lines

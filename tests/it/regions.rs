@@ -5,6 +5,7 @@ mod bench;
 mod doubt;
 mod operator;
 mod promotion;
+mod reboot;
 mod returning;
 
 use crate::support::regions::{HOME, PEER, Site};

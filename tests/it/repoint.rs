@@ -88,39 +88,39 @@ fn the_outputs_say_what_was_decided_and_the_app_is_told_once() {
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (4321, 1234, 0o640));
     assert_eq!(names(&machine.path("app")), ["database.env", "database.json"]);
     let told = "show --property=LoadState,ActiveState shop.service\nreload shop.service\n";
-    assert_eq!(machine.called(), told);
+    assert_eq!(machine.scratch.called(), told);
 
     // The same decision once more changes nothing, and a new epoch alone is not worth a reload.
     let before = fs::metadata(&env).unwrap().ino();
     assert!(machine.run().status.success());
-    assert_eq!((fs::metadata(&env).unwrap().ino(), machine.called().as_str()), (before, ""));
+    assert_eq!((fs::metadata(&env).unwrap().ino(), machine.scratch.called().as_str()), (before, ""));
     machine.repoint("b-1");
     assert!(machine.text("database.env").contains("DATABASE_EPOCH=2\n"));
-    assert_eq!(machine.called(), "");
+    assert_eq!(machine.scratch.called(), "");
 
     let applied = machine.repoint("none");
     assert_eq!(applied.writer, Some(Target::None));
     assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=\nDATABASE_WRITER_PORT=\n"));
     assert!(machine.text("database.env").contains("DATABASE_STATE=none\n"));
     assert!(machine.text("database.json").contains(r#""writer":null"#));
-    assert_eq!(machine.called(), told);
+    assert_eq!(machine.scratch.called(), told);
 }
 
 #[test]
 fn an_app_that_does_not_run_is_not_reloaded_and_one_that_does_not_exist_is_an_error() {
     let machine = machine();
-    machine.systemctl("case \"$1\" in show) printf 'ActiveState=inactive\\nLoadState=loaded\\n';; esac");
+    machine.scratch.systemctl("case \"$1\" in show) printf 'ActiveState=inactive\\nLoadState=loaded\\n';; esac");
     machine.repoint("a-1");
-    assert!(!machine.called().contains("reload"));
-    machine.systemctl("case \"$1\" in show) printf 'ActiveState=inactive\\nLoadState=not-found\\n';; *) echo 'not found' >&2; exit 5;; esac");
+    assert!(!machine.scratch.called().contains("reload"));
+    machine.scratch.systemctl("case \"$1\" in show) printf 'ActiveState=inactive\\nLoadState=not-found\\n';; *) echo 'not found' >&2; exit 5;; esac");
     let applied = machine.apply(&machine.decide("b-1"));
     assert!(applied.done.error.unwrap().contains("`systemctl reload shop.service`: not found"));
     assert_eq!(applied.writer, None, "whoever was not told may write on where it wrote");
     // The next run tells it again, also when nothing else is left to do.
-    machine.systemctl("case \"$1\" in show) printf 'ActiveState=active\\nLoadState=loaded\\n';; esac");
-    machine.called();
+    machine.scratch.systemctl("case \"$1\" in show) printf 'ActiveState=active\\nLoadState=loaded\\n';; esac");
+    machine.scratch.called();
     assert!(machine.run().status.success());
-    assert!(machine.called().contains("reload shop.service"));
+    assert!(machine.scratch.called().contains("reload shop.service"));
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_target_that_cannot_be_written_keeps_all_of_a_set_as_it_was() {
     let applied = machine.apply(&machine.decide("none"));
     assert!(applied.done.error.unwrap().contains("No space left") && applied.writer.is_none());
     assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=\n"));
-    assert!(machine.called().ends_with("reload shop.service\n"));
+    assert!(machine.scratch.called().ends_with("reload shop.service\n"));
     drop(file);
     fs::remove_file(&full).unwrap();
     assert!(machine.run().status.success(), "the same decision, once there is room");
@@ -305,19 +305,19 @@ fn a_set_that_was_left_half_written_is_completed_by_a_newer_decision_too() {
     let old_json = killed["now"]["texts"][machine.path("app/database.json").to_str().unwrap()].as_str().unwrap();
     fs::write(machine.path("app/database.json"), old_json).unwrap();
 
-    machine.called();
+    machine.scratch.called();
     let back = machine.decide_as("b-1", |decision| decision.rollback = Some(half.id.clone()));
     assert_eq!(machine.apply(&back).writer, Some(Target::None));
     assert!(machine.text("database.json").contains(r#""writer":null"#));
     assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=\n"));
-    assert!(machine.called().contains("reload shop.service"));
+    assert!(machine.scratch.called().contains("reload shop.service"));
 }
 
 #[test]
 fn two_runs_at_a_time_do_not_mix() {
     let machine = machine();
     machine.repoint("a-1");
-    machine.systemctl("sleep 0.3");
+    machine.scratch.systemctl("sleep 0.3");
     machine.decide("b-1");
     let mut first = machine.command().spawn().unwrap();
     crate::support::eventually("the first one has begun", || {

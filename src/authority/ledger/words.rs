@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Failover;
+use super::{BEATS, Failover, Most, Stop};
 use crate::authority::lag::{Measure, seconds};
 
 impl Failover {
@@ -22,17 +22,32 @@ impl Failover {
     pub fn loss(&self) -> String {
         let from = &self.from.region;
         let lacks = |ms| format!("the new owner's database lacks what {from} wrote in its last {:.1} s", seconds(ms));
-        let text = match (self.lost_ms, &self.lag) {
-            (Some(0), _) => format!("the new owner's database has everything that {from} wrote"),
-            (Some(ms), _) => format!("{}, by the heartbeats in both databases", lacks(ms)),
-            (None, Some(lag)) => {
-                let by = match lag.by {
-                    Measure::Heartbeat => "by the newest heartbeat that had arrived",
-                    Measure::Replica => "by the replica's own word",
+        let stopped = self.lag.as_ref().map(|lag| {
+            let by = match lag.by {
+                Measure::Heartbeat => "by the newest heartbeat that had arrived",
+                Measure::Replica => "by the replica's own word",
+            };
+            format!("{:.1} s if it had stopped when the replica was seen last, {by}", lag.seconds())
+        });
+        let unknown = "how much was lost is not known until both databases can be read";
+        let text = match (&self.most, self.lost_ms, stopped) {
+            (Some(Most { by: Stop::Silent, .. }) | None, Some(lost), _) => format!(
+                "{} at most: {:.1} s lie between its heartbeats in both databases, and it may have written on for {:.0} s",
+                lacks(lost.saturating_add(BEATS)),
+                seconds(lost),
+                seconds(BEATS)
+            ),
+            (Some(Most { ms, by }), _, stopped) => {
+                let by = match by {
+                    Stop::Closed => "until it was closed",
+                    Stop::Silent => "if it wrote nothing after it fell silent",
+                    Stop::Unseen => "if it has written nothing since: it was not seen to stop",
                 };
-                format!("{} at most, {by} before the promotion", lacks(lag.ms))
+                let stopped = stopped.map(|words| format!("; {words}")).unwrap_or_default();
+                format!("{} at most, {by}{stopped}", lacks(self.rpo_ms().unwrap_or(*ms)))
             }
-            (None, None) => "how much was lost is not known until both databases can be read".to_owned(),
+            (None, None, Some(stopped)) => format!("{unknown}: {stopped}"),
+            (None, None, None) => unknown.to_owned(),
         };
         let after = self.wrote_after_ms.map(|ms| match ms {
             0 => "; nothing was written here after the promotion".to_owned(),

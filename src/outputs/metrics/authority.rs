@@ -73,7 +73,10 @@ pub(super) fn write(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("dr_agent_failovers", "Changes of the owner in this agent's ledger, which keeps the newest ones.");
     page.sample(&[], said.ledger.failovers.len());
     if let Some(rpo) = said.ledger.last().and_then(crate::authority::ledger::Failover::rpo_ms) {
-        page.gauge("dr_agent_failover_rpo_seconds", "Seconds of writes that the newest failover may have lost.");
+        page.gauge(
+            "dr_agent_failover_rpo_seconds",
+            "Seconds of writes that the newest failover has lost, at most; absent while nobody can tell.",
+        );
         page.sample(&[], lag::seconds(rpo));
     }
 }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use dr_agent::authority::lag;
+use dr_agent::authority::ledger::Failover;
 use jiff::Timestamp;
 
 use super::*;
@@ -35,13 +37,29 @@ fn tell(what: &str, values: &mut [f64]) {
     println!("{what:66} p50 {p50:7.2} s  p99 {p99:7.2} s  max {:7.2} s  of {}", values[values.len() - 1], values.len());
 }
 
+/// What becomes of the owner whose replica is promoted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OldOwner {
+    /// It lives, and is closed.
+    Lives,
+    /// It is lost just before.
+    Lost,
+    /// It takes orders on while its replica restarts, and is lost before anybody can read both.
+    Through,
+}
+
 /// Each time the region that stands by is promoted after its link broke, while orders come in at the other one, which
-/// lives, or is lost just before, is then fenced, and rebuilt as a replica of the new owner.
+/// lives, or is lost, is then fenced, and rebuilt as a replica of the new owner.
 #[test]
 #[ignore = "minutes of measuring"]
 fn promotions_are_measured() {
     let runs: u64 = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(50);
-    let is_lost = std::env::var_os("LOST").is_some();
+    let old_owner = match std::env::var("OLD_OWNER").as_deref() {
+        Ok("lost") => OldOwner::Lost,
+        Ok("through") => OldOwner::Through,
+        Ok("lives") | Err(_) => OldOwner::Lives,
+        Ok(other) => panic!("OLD_OWNER is lives, lost or through, not `{other}`"),
+    };
     // An AWS that answers, as it does: the tags are read before a claim and before an opening.
     let moto = Moto::start();
     let mut site = Site::build([1, 1]);
@@ -55,7 +73,8 @@ fn promotions_are_measured() {
     site.grant();
     site.start_agents();
     site.init();
-    let (mut repointed, mut verified, mut served, mut excess) = (vec![], vec![], vec![], vec![]);
+    let (mut repointed, mut verified, mut served) = (vec![], vec![], vec![]);
+    let (mut excess_at_first, mut excess_at_last) = (vec![], vec![]);
     let (mut orders, mut lost_orders, mut first) = (0, 0, 0);
     for run in 0..runs {
         let old = usize::try_from(run % 2).unwrap();
@@ -68,16 +87,23 @@ fn promotions_are_measured() {
         site.databases[new].sql("STOP SLAVE IO_THREAD");
         let broken = buyers.accepted().len();
         when("orders that are lost", log, || buyers.accepted().len() > broken + usize::try_from(run % 20).unwrap());
+        if old_owner == OldOwner::Through {
+            site.databases[new].begin_promotion();
+            let meanwhile = buyers.accepted().len();
+            when("orders while it restarts", || site.log(), || buyers.accepted().len() > meanwhile + 60);
+        }
         let accepted = buyers.stop();
         // Asked now: a server that is lost may have lost them.
-        let until: Timestamp = last_order(&site, old);
-        let times: Vec<_> = accepted.iter().map(|number| (*number, order_at(&site, old, *number))).collect();
+        let times = order_times(&site, old, first);
         let before = verifications(&site, new);
 
-        if is_lost {
+        if old_owner != OldOwner::Lives {
             site.lose(old);
         }
-        site.databases[new].promote_as_rds();
+        if old_owner != OldOwner::Through {
+            site.databases[new].begin_promotion();
+        }
+        site.databases[new].end_promotion();
         let port = site.databases[new].port;
         let login = when(
             "a login",
@@ -95,32 +121,43 @@ fn promotions_are_measured() {
             list.push(took);
         }
 
-        if is_lost {
-            site.databases[old].restart();
-            site.reboot(old);
-        }
         let kept: BTreeSet<_> = site.orders(new).into_iter().collect();
         let lost: Vec<_> = accepted.iter().filter(|number| !kept.contains(number)).collect();
         orders += accepted.len();
         lost_orders += lost.len();
-        // What the heartbeat says is lost, against the time from the first lost order to the last.
-        let beat = heartbeat(&site, new, old);
-        let reported = until.duration_since(beat).as_secs_f64();
-        let first_lost = lost.first().and_then(|lost| times.iter().find(|(number, _)| number == *lost));
-        let really = first_lost.map_or(0.0, |(_, at)| until.duration_since(*at).as_secs_f64());
-        excess.push(reported - really);
-        assert!(reported >= really, "run {run}: {reported} s were reported and {really} s were lost");
-        let [names, seen, order] = took;
-        println!(
-            "run {run}: files {names:.2} s, verified {seen:.2} s, order {order:.2} s; reported {reported:.2} s, lost \
-             {really:.2} s in {} orders",
-            lost.len()
-        );
-
+        // From the first order that is lost to the last.
+        let [first_lost, last_lost] = [lost.first(), lost.last()].map(|lost| lost.map(|number| times[*number]));
+        let really = first_lost.zip(last_lost).map_or(0.0, |(first, last)| last.duration_since(first).as_secs_f64());
+        // What the ledger says then, and what it says when both databases can be read, in both regions.
+        let at_first = reported(&site, new, run + 2);
+        if old_owner != OldOwner::Lives {
+            site.databases[old].restart();
+            site.reboot(old);
+        }
         within(LONG, "the old owner is fenced", || {
             let state = site.groups[old][0].state();
             if state == "SUPERSEDED" { Ok(()) } else { Err(site.log()) }
         });
+        let at_last = [new, old].map(|region| {
+            within(LONG, "both databases are read", || {
+                record(&site, region, run + 2).filter(|told| told.lost_ms.is_some()).ok_or_else(|| site.log())
+            });
+            reported(&site, region, run + 2)
+        });
+        excess_at_first.push(at_first - really);
+        excess_at_last.extend(at_last.map(|told| told - really));
+        for told in [at_first, at_last[0], at_last[1]] {
+            assert!(told >= really, "run {run}: {told} s are told and {really} s were lost: {}", site.log());
+        }
+        let [names, seen, order] = took;
+        println!(
+            "run {run}: files {names:.2} s, verified {seen:.2} s, order {order:.2} s; at most {at_first:.2} s, then \
+             {:.2} s there and {:.2} s here, lost {really:.2} s in {} orders",
+            at_last[0],
+            at_last[1],
+            lost.len()
+        );
+
         let [home, peer] = &mut site.databases;
         if old == HOME {
             home.rebuild_as_replica_of(peer);
@@ -136,7 +173,8 @@ fn promotions_are_measured() {
     tell("first accepted login -> the app's files name it", &mut repointed);
     tell("first accepted login -> verified", &mut verified);
     tell("first accepted login -> first order through nginx and the files", &mut served);
-    tell("heartbeat's word on what is lost, beyond what really was", &mut excess);
+    tell("the ledger's word on what is lost at most, beyond what really was", &mut excess_at_first);
+    tell("the same when both databases can be read", &mut excess_at_last);
     println!("{lost_orders} of {orders} orders were lost");
     assert_eq!(site.epochs(if runs.is_multiple_of(2) { HOME } else { PEER }).len() as u64, runs + 1);
 }
@@ -146,19 +184,27 @@ fn verifications(site: &Site, region: usize) -> usize {
     site.groups[region][0].agent.log().matches(&format!("the app writes to the database of {}", NAMES[region])).count()
 }
 
-fn time(site: &Site, region: usize, sql: &str) -> Timestamp {
-    let text = site.databases[region].sql(&format!("SET time_zone = '+00:00'; {sql}"));
-    format!("{}Z", text.replace(' ', "T")).parse().unwrap_or_else(|error| panic!("`{text}`: {error}"))
+/// When each order from this number on was taken.
+fn order_times(site: &Site, region: usize, first: u64) -> BTreeMap<u64, Timestamp> {
+    let sql = format!("SET time_zone = '+00:00'; SELECT number, at FROM shop.orders WHERE number >= {first}");
+    let rows = site.databases[region].sql(&sql);
+    let order = |row: &str| {
+        let (number, at) = row.split_once('\t').expect("two columns");
+        let at = format!("{}Z", at.replace(' ', "T"));
+        (number.parse().expect("a number"), at.parse().unwrap_or_else(|error| panic!("`{at}`: {error}")))
+    };
+    rows.lines().map(order).collect()
 }
 
-fn last_order(site: &Site, region: usize) -> Timestamp {
-    time(site, region, "SELECT MAX(at) FROM shop.orders")
+/// The record of the change to `epoch` in a region, when that is through with it.
+fn record(site: &Site, region: usize, epoch: u64) -> Option<Failover> {
+    let output = site.groups[region][0].command(&["history", "--failovers", "--format", "json"]);
+    let told: Vec<Failover> = serde_json::from_slice(&output.stdout).ok()?;
+    told.into_iter().find(|failover| failover.to.epoch == epoch && failover.is_over())
 }
 
-fn order_at(site: &Site, region: usize, number: u64) -> Timestamp {
-    time(site, region, &format!("SELECT at FROM shop.orders WHERE number = {number}"))
-}
-
-fn heartbeat(site: &Site, at: usize, of: usize) -> Timestamp {
-    time(site, at, &format!("SELECT at FROM dr_agent.heartbeat WHERE region = '{}'", NAMES[of]))
+/// The seconds that were lost at most, as a region's ledger has it.
+fn reported(site: &Site, region: usize, epoch: u64) -> f64 {
+    let told = within(LONG, "the ledger has it", || record(site, region, epoch).ok_or_else(|| site.log()));
+    lag::seconds(told.rpo_ms().unwrap_or_else(|| panic!("nothing is promised: {told:?}")))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::instance::outcome;
 use crate::support::regions::LONG;
-use crate::support::within;
+use crate::support::{eventually, within};
 
 const CLOSED: &str = "OWNER writer=none page=503 region=503 promoted=200";
 const DRILL: &str = "OWNER writer=home page=200 region=503 promoted=200";
@@ -14,22 +14,32 @@ fn until(site: &Site) -> String {
 
 #[test]
 fn a_close_ends_by_itself_or_by_release() {
-    let site = Site::initialised([2, 1]);
-    let mut session = Session::open(&site.databases[HOME]);
+    let mut site = Site::build([2, 1]);
+    let port = site.groups[HOME][0].add_proxy();
+    site.grant();
+    site.start_agents();
+    site.init();
+    let open = |site: &Site| Session::open(port, &site.databases[HOME]);
+    let ends = |site: &Site, mut session: Session| {
+        eventually("the session ends", || if session.lives(&site.databases[HOME]) { Err("it lives") } else { Ok(()) });
+    };
+    let session = open(&site);
     let refused =
         site.groups[PEER][0].command(&["fence", "close", "--detach", "--for", "10m", "--reason", "the wrong side"]);
     assert!(!refused.status.success(), "a standby has nothing to close");
     site.command(HOME, &["fence", "close", "--detach", "--for", "25s", "--reason", "a test"]);
     site.is(HOME, CLOSED);
+    ends(&site, session);
     site.is(PEER, "STANDBY writer=none page=200 region=200 promoted=503");
     site.order(PEER, 1).expect_err("it obeys the close of the other side");
     site.is(HOME, OWNER_AT_HOME);
     site.is(PEER, STANDBY_AT_PEER);
 
+    let session = open(&site);
     site.command(HOME, &["fence", "close", "--detach", "--for", "1h", "--reason", "a test"]);
     site.is(HOME, CLOSED);
+    ends(&site, session);
     // Through restarts and reboots as long as it lasts.
-    let mut site = site;
     site.restart(HOME);
     site.reboot(PEER);
     site.shows_that(HOME, "it is closed", |shown| shown["close"]["progress"]["until"].is_string());
@@ -38,9 +48,10 @@ fn a_close_ends_by_itself_or_by_release() {
     site.command(HOME, &["fence", "release", "--reason", "not today"]);
     site.is(HOME, OWNER_AT_HOME);
     site.is(PEER, STANDBY_AT_PEER);
+    let mut session = open(&site);
     let nothing = site.groups[HOME][0].command(&["fence", "release", "--reason", "once more"]);
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("NothingToRelease"), "{nothing:?}");
-    assert!(session.lives(&site.databases[HOME]), "the app's sessions are the app's");
+    assert!(session.lives(&site.databases[HOME]), "what is open stays open");
     assert_eq!(site.epochs(HOME), ["1 home init"]);
 }
 

@@ -11,9 +11,12 @@ use crate::support::{eventually, within};
 #[test]
 fn before_init_nothing_changes_and_init_cuts_no_session() {
     let mut site = Site::build([1, 1]);
+    // A proxy that leads home, as the app's files do: touched without need it would end the session.
+    let port = site.groups[HOME][0].add_proxy();
     site.grant();
     site.bootstrap();
-    let mut session = Session::open(&site.databases[HOME]);
+    let mut session = Session::open(port, &site.databases[HOME]);
+    site.groups[HOME][0].agent.scratch.called();
     site.start_agents();
     site.is(HOME, UNINITIALISED);
     site.is(PEER, UNINITIALISED);
@@ -29,6 +32,7 @@ fn before_init_nothing_changes_and_init_cuts_no_session() {
     site.init();
     assert_eq!(site.epochs(HOME), ["1 home init"]);
     assert!(users.answers(50).iter().all(|code| *code == 200), "nothing was closed at any time");
+    assert_eq!(site.groups[HOME][0].agent.scratch.called(), "", "the proxy was told nothing");
     assert!(session.lives(&site.databases[HOME]), "and no session was cut");
     let again = site.groups[HOME][0].command(&["authority", "init", "--reason", "once more"]);
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("AlreadyInitialised"));

@@ -1,6 +1,10 @@
 //! The old primary comes back: with what nobody else has, and as a replica of the one that took over.
 
+use serde_json::Value;
+
 use super::*;
+use crate::support::forward::Forwarder;
+use crate::support::instance::outcome;
 use crate::support::moto::Moto;
 use crate::support::regions::{LONG, NAMES};
 use crate::support::within;
@@ -90,7 +94,14 @@ fn a_fresh_instance_believes_the_tag_and_the_group_where_the_database_never_hear
 
 #[test]
 fn a_planned_failback_loses_no_order_and_needs_no_release() {
-    let mut site = Site::initialised([1, 1]);
+    let mut site = Site::build([1, 1]);
+    // Each region has a way of its own to each database: what an app's machine has open with one is told by its addresses,
+    // and the replica and the other region's agents are on the same machine here.
+    let ways = [HOME, PEER].map(|_| [HOME, PEER].map(|of| Forwarder::to(&[site.databases[of].port])));
+    site.ports = ways.each_ref().map(|ways| ways.each_ref().map(|way| way.port));
+    site.grant();
+    site.start_agents();
+    site.init();
     site.enrolled(PEER);
     site.databases[PEER].promote_as_rds();
     site.is(PEER, OWNER_AT_PEER);
@@ -106,15 +117,43 @@ fn a_planned_failback_loses_no_order_and_needs_no_release() {
         let counts = (here.accepted().len(), across.accepted().len());
         if counts.0 > 5 && counts.1 > 5 { Ok(()) } else { Err(format!("{counts:?}")) }
     });
+    // Pools that keep their sessions with the owner, on both sides.
+    let [over_there, at_home] = [PEER, HOME].map(|from| Session::open(ways[from][PEER].port, &site.databases[PEER]));
     site.command(PEER, &["fence", "close", "--detach", "--for", "20m", "--reason", "failback"]);
     site.is(PEER, "OWNER writer=none page=503 region=503 promoted=200");
     site.is(HOME, "STANDBY writer=none page=200 region=200 promoted=503");
-    // Not `promote_now`: here every agent and the replica itself are on one machine with the app, and count as its sessions.
-    site.shows_that(PEER, "everybody is closed and everything applied", |shown| {
-        let progress = &shown["close"]["progress"];
-        let nobody = progress["open"].as_array().is_some_and(Vec::is_empty);
-        nobody && progress["other_stopped"] == true && progress["lag_seconds"] == 0
+    let close = |site: &Site, what: &str, is: &dyn Fn(&Value) -> bool| {
+        site.shows_that(PEER, what, |shown| {
+            let close = &shown["close"];
+            let nobody = ["open", "silent"].map(|who| close["progress"][who].as_array().is_some_and(Vec::is_empty));
+            nobody == [true; 2] && is(close)
+        });
+    };
+    let is_held = |sessions: u32| {
+        move |close: &Value| {
+            let progress = &close["progress"];
+            let is_told = progress["other_stopped"] == false && progress["sessions"] == sessions;
+            is_told && close["promote_now"] == false
+        }
+    };
+    close(&site, "both pools hold it up", &is_held(1));
+    drop(over_there);
+    close(&site, "the pool across holds it up", &is_held(0));
+    // A new life of the agent, which never saw the writer that the pool is with.
+    site.restart(HOME);
+    within(LONG, "it counts the pool again", || {
+        let told = outcome(&site.groups[HOME][0].command(&["explain", "repoint"]));
+        if told.contains("1 connections of this instance") { Ok(()) } else { Err(told) }
     });
+    let began = site.databases[PEER].sql("SELECT UTC_TIMESTAMP(6)");
+    within(LONG, "two rounds have passed", || {
+        let beats = "SELECT at > '{began}' + INTERVAL 2 SECOND FROM dr_agent.heartbeat WHERE region = '{region}'";
+        let beats = beats.replace("{began}", &began).replace("{region}", NAMES[PEER]);
+        if site.databases[PEER].sql(&beats) == "1" { Ok(()) } else { Err(site.log()) }
+    });
+    close(&site, "it holds it up still", &is_held(0));
+    drop(at_home);
+    close(&site, "the pools are gone", &|close| close["promote_now"] == true);
     let [home, peer] = &site.databases;
     home.catch_up(peer);
     site.databases[HOME].promote_as_rds();

@@ -57,7 +57,7 @@ fn sessions_end_when_the_writer_changes_and_new_ones_reach_the_new_one() {
     let port = free_port();
     let hosts = [format!("127.0.0.1:{}", a.port), format!("127.0.0.1:{}", b.port)];
     let machine = Machine::new([&hosts[0], &hosts[1]], &outputs(port));
-    let proxy = Proxy::of(&machine);
+    let proxy = Proxy::of(&machine.scratch, port);
 
     machine.repoint("a-1");
     assert_eq!(eventually("the proxy leads to a", || reached(port)), a.port);
@@ -65,9 +65,9 @@ fn sessions_end_when_the_writer_changes_and_new_ones_reach_the_new_one() {
     let master = proxy.pid().unwrap();
 
     // A new epoch is nothing to the proxy.
-    machine.called();
+    machine.scratch.called();
     machine.repoint("a-1");
-    assert_eq!(machine.called(), "");
+    assert_eq!(machine.scratch.called(), "");
 
     machine.repoint("b-1");
     assert_eq!(proxy.pid(), Some(master), "it is reloaded");
@@ -94,7 +94,7 @@ fn a_proxy_that_cannot_be_reloaded_is_stopped_rather_than_left_with_the_old_writ
     let port = free_port();
     let host = format!("127.0.0.1:{}", a.port);
     let machine = Machine::new([&host, "127.0.0.1:1"], &outputs(port));
-    let proxy = Proxy::of(&machine);
+    let proxy = Proxy::of(&machine.scratch, port);
     machine.repoint("a-1");
     eventually("the proxy leads to a", || reached(port));
     let old = session(port, &a);
@@ -115,7 +115,7 @@ fn it_starts_while_dns_is_dead_and_reaches_the_writer_once_its_name_is_known() {
     let a = Server::start();
     let port = free_port();
     let machine = Machine::new(["a.invalid", "b.invalid"], &outputs(port));
-    let proxy = Proxy::of(&machine);
+    let proxy = Proxy::of(&machine.scratch, port);
     // Nobody answers there.
     let dead = "127.0.0.9".parse().unwrap();
     let content = |host: &str, at| Content {
@@ -125,9 +125,8 @@ fn it_starts_while_dns_is_dead_and_reaches_the_writer_once_its_name_is_known() {
         epoch: 1,
     };
     let listen = Format::Proxy((Ipv4Addr::LOCALHOST, port).into());
-    let file = machine.path("app/database-proxy.conf");
-    std::fs::write(&file, render::text(listen, &content("a.invalid", 3306), &[dead])).unwrap();
-    proxy.start(&machine);
+    std::fs::write(proxy.conf(), render::text(listen, &content("a.invalid", 3306), &[dead])).unwrap();
+    proxy.start();
     eventually("it listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)));
     assert!(reached(port).is_err());
     machine.configure([&format!("127.0.0.1:{}", a.port), "b.invalid"], &outputs(port));

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dr_agent::authority::Claim;
 use dr_agent::authority::database::{Kind, Read, Row, Tables};
+use dr_agent::authority::{Claim, State};
 use dr_agent::clock::{self, BootTime};
 use dr_agent::config::{DatabaseProbe, HostPort, load};
 use dr_agent::health::verdict::{self, Doors, Inputs, Memory};
@@ -144,7 +144,7 @@ fn wanted(writer: &str, epoch: u64) -> Wanted {
         writer: writer.to_owned().into(),
         reader: Target::Region("a-1".to_owned()),
         epoch,
-        state: "owner".to_owned(),
+        state: State::Owner.name().to_owned(),
         only_new: false,
     }
 }
@@ -236,14 +236,14 @@ async fn the_app_follows_what_is_wanted_and_only_to_a_server_that_takes_writes()
         if gate::is_decided(&machine.path("run"), &boot) { Ok(()) } else { Err("not yet") }
     });
 
-    // A pool that keeps its session to a.
+    // Pools that keep their sessions to a.
     let mut pool = Command::new("mariadb");
     pool.args(["--no-defaults", "--ssl", "-h", "127.0.0.1", "-P", &a.port.to_string(), "-u", USER])
         .arg(format!("-p{PASSWORD}"))
         .args(["--execute", "SELECT SLEEP(1000)"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let pool = Process::start(&mut pool);
+    let pools = [Process::start(&mut pool), Process::start(&mut pool)];
 
     // A state directory that takes nothing keeps no app writing.
     let taken = machine.path("state/repoint");
@@ -268,9 +268,15 @@ async fn the_app_follows_what_is_wanted_and_only_to_a_server_that_takes_writes()
     agent.reached(2).await;
     assert!(machine.text("database.env").contains("DATABASE_WRITER_HOST=\n"));
     // The replica has one too: it is on this machine.
-    agent.until("the session is counted", |progress| progress.old_writer_sessions == 2).await;
-    drop(pool);
-    agent.until("it is gone", |progress| progress.old_writer_sessions == 1).await;
+    agent.until("the sessions are counted", |progress| progress.old_writer_sessions == 3).await;
+    // Nor does a new life of the agent forget them, which never saw that writer.
+    drop(agent);
+    let mut agent = Agent::start(&machine);
+    agent.want("none", 2, Err("nobody needs to look"));
+    agent.reached(2).await;
+    agent.until("the sessions are counted again", |progress| progress.old_writer_sessions == 3).await;
+    drop(pools);
+    agent.until("they are gone", |progress| progress.old_writer_sessions == 1).await;
 
     // What does not pass the look is not tried.
     agent.want("b-1", 3, Err("the server `s` has a replica channel"));

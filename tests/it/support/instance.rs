@@ -13,17 +13,20 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::agent::Agent;
-use super::agent_binary;
 use super::imds::Imds;
 use super::nginx::Nginx;
+use super::repoint::Proxy;
 use super::shop::Shop;
 use super::site::{self, Scratch};
+use super::{agent_binary, free_port};
 
 /// An instance. Dropped, everything of it ends.
 #[derive(Debug)]
 pub struct Instance {
     pub id: String,
     pub region: &'static str,
+    /// If its app goes by way of one.
+    pub proxy: Option<Proxy>,
     pub agent: Agent,
     pub nginx: Nginx,
     /// What stands for systemd's path unit.
@@ -37,15 +40,24 @@ impl Instance {
     /// A machine that has just started, with nothing of an earlier one, and no agent yet.
     pub fn launch(id: &str, region: &'static str, group: &str) -> Self {
         let scratch = Scratch::new();
-        for dir in ["app", "control", "helper"] {
+        for dir in ["app", "bin", "control", "helper"] {
             fs::create_dir(scratch.path(dir)).expect("create a folder");
         }
         let nginx = site::start(&scratch, "", "");
         let imds = Imds::of(id, &format!("{region}a"), group);
         let agent = Agent::new(scratch, "");
         fs::copy("/etc/hosts", agent.scratch.path("hosts")).expect("copy the hosts");
-        let mut instance =
-            Self { id: id.to_owned(), region, agent, nginx, unit: None, imds, is_running: false, boots: 0 };
+        let mut instance = Self {
+            id: id.to_owned(),
+            region,
+            proxy: None,
+            agent,
+            nginx,
+            unit: None,
+            imds,
+            is_running: false,
+            boots: 0,
+        };
         instance.reboot();
         instance
     }
@@ -65,6 +77,13 @@ impl Instance {
         drop(fs::remove_file(self.agent.scratch.markers().join("promoted")));
         fs::create_dir(self.agent.scratch.path("control")).expect("create a folder");
         self.unit = Some(PathUnit::of(self));
+    }
+
+    /// Its app goes by way of the database proxy, which does not run yet; its port.
+    pub fn add_proxy(&mut self) -> u16 {
+        let port = free_port();
+        self.proxy = Some(Proxy::of(&self.agent.scratch, port));
+        port
     }
 
     fn boot_file(&self) -> PathBuf {
@@ -165,6 +184,7 @@ impl PathUnit {
             .args(["helper", "repoint-apply", "--config"])
             .arg(instance.agent.config())
             .env("STATE_DIRECTORY", instance.agent.scratch.path("helper"))
+            .env("PATH", instance.agent.scratch.programs())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

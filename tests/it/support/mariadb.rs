@@ -189,9 +189,19 @@ impl Server {
 
     /// Makes a replica a primary as RDS does: its channel goes, it restarts, and comes back writable.
     pub fn promote_as_rds(&mut self) {
+        self.begin_promotion();
+        self.end_promotion();
+    }
+
+    /// The first part of it: it does not replicate any more, and cannot be read.
+    pub fn begin_promotion(&mut self) {
         self.sql("STOP SLAVE; RESET SLAVE ALL");
         self.extra.retain(|option| option != "--read-only=1");
         self.stop();
+    }
+
+    /// The second part: it is there again, and can be written.
+    pub fn end_promotion(&mut self) {
         self.restart();
     }
 

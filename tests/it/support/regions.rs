@@ -2,6 +2,7 @@
 //! real nginx, the agent, and the root helper that systemd would start. All have the same configuration.
 
 use std::fs::{self, Permissions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -64,6 +65,13 @@ impl Site {
                 for (format, name) in [(Format::Env, "database.env"), (Format::Json, "database.json")] {
                     let path = instance.agent.scratch.path("app").join(name);
                     fs::write(path, render::text(format, &content, &[])).expect("write the app's file");
+                }
+                if let Some(proxy) = &instance.proxy {
+                    let resolvers = render::resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+                    let listen = Format::Proxy((Ipv4Addr::LOCALHOST, proxy.port).into());
+                    fs::write(proxy.conf(), render::text(listen, &content, &resolvers))
+                        .expect("write the proxy's file");
+                    proxy.start();
                 }
             }
         }
@@ -255,6 +263,7 @@ path = "{app}/database.env"
 [[repoint.output]]
 format = "json"
 path = "{app}/database.json"
+{proxy}
 "#,
             home = NAMES[HOME],
             other = NAMES[PEER],
@@ -270,6 +279,13 @@ path = "{app}/database.json"
             regions = table(HOME) + &table(PEER),
             waits = self.waits,
             app = at("app"),
+            proxy = instance.proxy.as_ref().map_or_else(String::new, |proxy| {
+                let (port, conf) = (proxy.port, proxy.conf());
+                format!(
+                    "[[repoint.output]]\nformat = \"proxy\"\nlisten = \"127.0.0.1:{port}\"\npath = \"{}\"\n",
+                    conf.display()
+                )
+            }),
         )
     }
 

@@ -29,7 +29,7 @@ impl Machine {
         }
         machine.configure(hosts, repoint);
         // It tells what it is asked, and says that the app runs.
-        machine.systemctl("case \"$1\" in show) printf 'LoadState=loaded\\nActiveState=active\\n';; esac");
+        machine.scratch.systemctl("case \"$1\" in show) printf 'LoadState=loaded\\nActiveState=active\\n';; esac");
         machine
     }
 
@@ -54,23 +54,6 @@ impl Machine {
     /// The text of a file of the app's.
     pub fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path("app").join(name)).unwrap_or_default()
-    }
-
-    /// Replaces the `systemctl` that the helper finds. Each call is noted in the file `called` before `script` runs.
-    pub fn systemctl(&self, script: &str) {
-        let path = self.path("bin/systemctl");
-        let called = self.path("called");
-        fs::write(&path, format!("#!/bin/sh\necho \"$@\" >>{}\n{script}\n", called.display()))
-            .expect("write systemctl");
-        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("make it a program");
-    }
-
-    /// What `systemctl` was asked since the last time, one call a line.
-    pub fn called(&self) -> String {
-        let path = self.path("called");
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        drop(fs::remove_file(path));
-        text
     }
 
     /// Writes a decision as the agent does.
@@ -101,7 +84,7 @@ impl Machine {
             .args(["helper", "repoint-apply", "--config"])
             .arg(self.config())
             .env("STATE_DIRECTORY", self.path("helper"))
-            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("bin").display()))
+            .env("PATH", self.scratch.programs())
             .stdin(Stdio::null());
         command
     }
@@ -136,16 +119,43 @@ impl Machine {
     }
 }
 
+impl Scratch {
+    /// Replaces the `systemctl` that the helper finds. Each call is noted in the file `called` before `script` runs.
+    pub fn systemctl(&self, script: &str) {
+        let path = self.path("bin/systemctl");
+        let called = self.path("called");
+        fs::write(&path, format!("#!/bin/sh\necho \"$@\" >>{}\n{script}\n", called.display()))
+            .expect("write systemctl");
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("make it a program");
+    }
+
+    /// What `systemctl` was asked since the last time, one call a line.
+    pub fn called(&self) -> String {
+        let path = self.path("called");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        drop(fs::remove_file(path));
+        text
+    }
+
+    /// `PATH` for the helper, in which that one comes first.
+    pub fn programs(&self) -> String {
+        format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("bin").display())
+    }
+}
+
 /// The database proxy as it is shipped, in a folder, with a `systemctl` that starts, reloads and stops it.
 #[derive(Debug)]
 pub struct Proxy {
+    /// Where it is to listen.
+    pub port: u16,
     folder: PathBuf,
+    systemctl: PathBuf,
 }
 
 impl Proxy {
-    /// For the output `database-proxy.conf` in the folder `app` of the machine.
-    pub fn of(machine: &Machine) -> Self {
-        let folder = machine.path("app");
+    /// For the output `database-proxy.conf` in the folder `app`.
+    pub fn of(scratch: &Scratch, port: u16) -> Self {
+        let folder = scratch.path("app");
         let at = folder.display();
         let shipped = repository().join("packaging/nginx/database-proxy.conf");
         let text = fs::read_to_string(shipped).expect("read the shipped file");
@@ -162,7 +172,7 @@ impl Proxy {
         });
         fs::write(folder.join("nginx.conf"), text).expect("write nginx.conf");
         // As the unit does it.
-        machine.systemctl(&format!(
+        scratch.systemctl(&format!(
             "nginx='nginx -e {at}/proxy.log -c {at}/nginx.conf'
              pid=$(cat {at}/proxy.pid 2>/dev/null)
              case \"$1\" in
@@ -171,7 +181,12 @@ impl Proxy {
              stop) [ -z \"$pid\" ] || {{ kill -TERM $pid; while [ -e {at}/proxy.pid ]; do sleep 0.02; done; }} ;;
              esac"
         ));
-        Self { folder }
+        Self { port, folder, systemctl: scratch.path("bin/systemctl") }
+    }
+
+    /// The file that says where it leads.
+    pub fn conf(&self) -> PathBuf {
+        self.folder.join("database-proxy.conf")
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -183,8 +198,8 @@ impl Proxy {
     }
 
     /// Starts it without the helper.
-    pub fn start(&self, machine: &Machine) {
-        let status = Command::new(machine.path("bin/systemctl")).arg("start").status().expect("start the proxy");
+    pub fn start(&self) {
+        let status = Command::new(&self.systemctl).arg("start").status().expect("start the proxy");
         assert!(status.success(), "it does not start: {}", self.log());
     }
 }

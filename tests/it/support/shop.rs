@@ -83,8 +83,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(server: &Server) -> Self {
-        let client = Process::start(sql(server.port).arg("SELECT SLEEP(1000)").stdout(Stdio::null()));
+    /// With `server`, by way of `port`.
+    pub fn open(port: u16, server: &Server) -> Self {
+        let client = Process::start(sql(port).arg("SELECT SLEEP(1000)").stdout(Stdio::null()));
         let id = eventually("the session is there", || match Self::ids(server).pop() {
             Some(id) => Ok(id),
             None => Err("there is none"),
