@@ -18,6 +18,13 @@ types = ["tmpfs"]
 [probe.database]
 user = "dr_agent"
 password_file = "/etc/dr-agent/database.password"
+[replace]
+mode = "enforce"
+[repoint]
+unit = "shop.service"
+[[repoint.output]]
+format = "env"
+path = "/etc/shop.env"
 [region.ap-south-1]
 database = "127.0.0.1:3306"
 efs = "fs-0123456789abcdef0"
