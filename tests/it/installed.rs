@@ -177,8 +177,14 @@ fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     host.becomes("/health/region", "200");
     host.machine.put("/var/lib/dr-agent/public/draining", "", 0o644);
     let site = host.keep_asking("/");
+    // A remount that was killed half-way, twice, leaves the shared file system where its new mount was tried.
+    host.machine.must(
+        "mkdir -p /mnt/efs /run/dr-agent-result/staging && mount -t tmpfs efs /mnt/efs && echo kept >/mnt/efs/precious && \
+         for _ in 1 2; do mount --bind /mnt/efs /run/dr-agent-result/staging || exit; done",
+    );
     let said = host.erase();
     assert!(said.ok && said.err.is_empty(), "{}", said.err);
+    assert_eq!(host.machine.must("cat /mnt/efs/precious && umount /mnt/efs"), "kept\n");
     host.machine.must("nginx -t && systemctl reload nginx");
     println!("{}", site.end("200"));
     assert_eq!(host.markers(), "");
