@@ -44,13 +44,16 @@ case "$1 $2" in
 esac
 "#;
 
-/// Mounts memory under the name that it was given; or does what /run/mount.mode says.
+/// Mounts memory under the name that it was given, and leaves a process behind, as efs-utils their tunnel; or does what
+/// /run/mount.mode says.
 const MOUNT_HELPER: &str = r#"#!/bin/sh
 echo "$*" >>/run/mount.log
 case $(cat /run/mount.mode 2>/dev/null) in
     refuse) echo "mount.efs: Failed to resolve \"$1\"" >&2; exit 32 ;;
     hang) trap '' TERM; while :; do sleep 1; done ;;
 esac
+setsid sleep infinity </dev/null >/dev/null 2>&1 &
+echo "$2 $!" >>/run/tunnels
 exec mount -i -t tmpfs -o mode=755 "$1" "$2"
 "#;
 
@@ -319,6 +322,47 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     machine.must("umount /mnt/efs && systemctl stop dr-agent-bootstrap-retry");
     let busy = machine.run("flock /run/dr-agent-result/bootstrap.lock dr-agent bootstrap");
     assert!(!busy.ok && busy.err.contains("another bootstrap is at work"), "{}", busy.err);
+}
+
+/// What efs-utils leave behind lives as long as the mount: in the unit of the mount, and for the mount's own path.
+#[test]
+fn a_remount_by_efs_utils_keeps_its_tunnel() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+    assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
+    machine.must("touch /mnt/efs/of-the-old-one");
+    let remount = |id: &str| -> Value {
+        machine.must(&format!("echo {id} >/run/dr-agent/request/efs-remount"));
+        eventually("the helper ends", || {
+            let said = machine.run("cat /run/dr-agent-result/efs-remount.json").out;
+            let state = machine.must("systemctl show --property=ActiveState --value dr-agent-helper-efs-remount");
+            match serde_json::from_str::<Value>(&said) {
+                Ok(done) if done["id"] == id && state == "inactive\n" => Ok(done),
+                Ok(done) if done["id"] == id && state == "failed\n" => Ok(done),
+                _ => Err(format!("{said} {state}")),
+            }
+        })
+    };
+
+    let done = remount("first");
+    assert_eq!(done["ok"], true, "{done}");
+    machine.must("findmnt /mnt/efs && ! test -e /mnt/efs/of-the-old-one && ! findmnt /run/dr-agent-result/staging");
+    let tunnels = machine.must("cat /run/tunnels");
+    let (path, pid) = tunnels.lines().last().and_then(|line| line.split_once(' ')).expect("a tunnel");
+    assert_eq!(path, "/mnt/efs", "{tunnels}");
+    let group = machine.must(&format!("cat /proc/{pid}/cgroup"));
+    assert!(group.contains("/mnt-efs.mount"), "{group}");
+
+    // Without a unit there is nowhere for it to live: nothing is touched.
+    machine.must("touch /mnt/efs/kept && rm /run/systemd/system/mnt-efs.mount && systemctl daemon-reload");
+    machine.must("echo 'fs-0123456789abcdef0:/ /mnt/efs efs noauto,tls 0 0' >>/etc/fstab");
+    let done = remount("second");
+    assert!(done["error"].as_str().is_some_and(|why| why.contains("`systemctl daemon-reload`")), "{done}");
+    machine.must("test -e /mnt/efs/kept");
+    machine.must("systemctl daemon-reload");
+    let done = remount("third");
+    assert_eq!(done["ok"], true, "{done}");
+    machine.must("findmnt /mnt/efs && ! test -e /mnt/efs/kept");
 }
 
 /// The last script of an image's making, on a machine that served.
