@@ -104,6 +104,15 @@ fn nobody_notices_an_agent_that_dies_hangs_or_has_a_bad_file() {
     }
 }
 
+/// What the release after this one may write: fields that this one does not know, in what it remembers and in what a
+/// person asked for. Put there when the agent starts, so that it is what the agent reads.
+const LATER_STATE: &str = r#"
+set -eu
+cd /var/lib/dr-agent
+sed -i '1s/{/{"of-a-later-release":{"any":["thing"]},/' state.json latches/hold.json
+cat state.json latches/hold.json >/root/later
+"#;
+
 #[test]
 fn an_upgrade_and_a_downgrade_lose_no_answer() {
     let Some(host) = Installed::running() else { return };
@@ -113,6 +122,12 @@ fn an_upgrade_and_a_downgrade_lose_no_answer() {
     let site = host.keep_asking("/");
     let asking = [host.keep_asking("/health/instance"), host.keep_asking("/health/region")];
     for (release, action) in [(2, "--upgrade"), (1, "--upgrade --oldpackage")] {
+        if release == 1 {
+            machine.put("/root/later-state", LATER_STATE, 0o644);
+            let before = "[Service]\nExecStartPre=+/bin/sh /root/later-state\n";
+            machine.put("/run/systemd/system/dr-agent.service.d/later.conf", before, 0o644);
+            machine.must("rm -f /var/lib/dr-agent/state.json.* && systemctl daemon-reload");
+        }
         let pid = host.property("dr-agent", "MainPID");
         let said = host.rpm(action, release);
         assert!(said.ok && said.err.is_empty(), "{}{}", said.out, said.err);
@@ -130,6 +145,8 @@ fn an_upgrade_and_a_downgrade_lose_no_answer() {
         );
         assert!(machine.run("dr-agent status").out.contains("not now"), "the state was kept");
     }
+    assert_eq!(machine.must("grep -c of-a-later-release /root/later"), "2\n", "it was what the older one read");
+    assert_eq!(machine.must("cd /var/lib/dr-agent && ls state.json*"), "state.json\n", "nothing was set aside");
     // What somebody stopped stays stopped.
     machine.must("systemctl stop dr-agent");
     let said = host.rpm("--upgrade", 2);
