@@ -115,7 +115,10 @@ impl Site {
             let path = format!("/etc/systemd/system/{unit}.service.d/test.conf");
             machine.put(&path, format!("[Service]\n{endpoint}{pause}"), 0o644);
         }
-        let all = "[Unit]\nWants=nginx.service dr-agent.service dr-agent-bootstrap.service\n";
+        machine.put("/etc/systemd/system/shop.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644);
+        let drop_in = "/etc/systemd/system/shop.service.d/dr-agent-gate.conf";
+        machine.put(drop_in, read("systemd/dr-agent-gate.conf"), 0o644);
+        let all = "[Unit]\nWants=nginx.service shop.service dr-agent.service dr-agent-bootstrap.service\n";
         machine.put("/etc/systemd/system/test-boot.target", all, 0o644);
         machine.must("systemctl daemon-reload && systemd-sysusers && systemd-tmpfiles --create dr-agent.conf");
     }
@@ -130,7 +133,7 @@ impl Site {
     /// Undoes what a boot did.
     fn shut_down(&self) {
         self.machine.must(
-            "systemctl stop test-boot.target nginx dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
+            "systemctl stop test-boot.target nginx shop dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
              ! findmnt --noheadings /mnt/efs || umount /mnt/efs; rm -f /run/dr-agent-result/bootstrap.json /run/mount.mode",
         );
     }
@@ -175,7 +178,9 @@ impl Site {
 
     /// What users and the load balancer get while the bootstrap failed: a site, and an agent that says what is wrong.
     fn is_up_and_says(&self, words: &[&str]) {
-        assert!(self.is_active("nginx") && self.is_active("dr-agent"), "a failed bootstrap keeps nobody");
+        for unit in ["nginx", "shop", "dr-agent"] {
+            assert!(self.is_active(unit), "a failed bootstrap keeps nobody: {unit}");
+        }
         self.machine.must("curl --fail --silent --max-time 5 http://127.0.0.1/health/live");
         let said = self.machine.run("dr-agent check");
         assert!(!said.ok, "{}", said.out);
@@ -267,7 +272,9 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     ]);
     site.efs_becomes("unhealthy");
     let ended = site.moment("dr-agent-bootstrap", "ExecMainExit");
-    assert!(site.moment("nginx", "ExecMainStart") > ended, "nginx waits for it, also where it fails");
+    for unit in ["nginx", "shop"] {
+        assert!(site.moment(unit, "ExecMainStart") > ended, "{unit} waits for it, also where it fails");
+    }
     assert!(site.moment("dr-agent", "ActiveEnter") < ended, "the agent does not");
     // nginx can be restarted meanwhile: what goes on trying is not what it waits for.
     machine.must("timeout 10 systemctl restart nginx");
