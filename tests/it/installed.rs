@@ -239,7 +239,7 @@ fn nginx_that_is_stopped_is_seen_and_its_return_too() {
 }
 
 #[test]
-fn a_hundred_repoints_in_a_row_leave_every_unit_alive() {
+fn a_hundred_repoints_in_a_minute_leave_every_unit_alive() {
     let Some(host) = Installed::new() else { return };
     let machine = &host.machine;
     let config = "schema = 1\nhome = \"a-1\"\n[region.a-1]\ndatabase = \"127.0.0.1:81\"\n[region.b-1]\ndatabase = \"127.0.0.1:82\"\n\
@@ -264,8 +264,13 @@ for number in $(seq 1 100); do
     done
 done
 "#;
+    machine.put("/root/repoints", script, 0o644);
     let began = Instant::now();
-    machine.must(script);
+    machine.must("systemd-run --quiet --unit=repoints sh /root/repoints");
+    within(Duration::from_secs(60), "the hundredth repoint is done", || {
+        let done = machine.run("cat /run/dr-agent-result/repoint-apply.json").out;
+        if done.contains("\"id\":\"100\"") { Ok(()) } else { Err(done) }
+    });
     println!("a hundred repoints took {:?}", began.elapsed());
     assert!(machine.must("cat /etc/shop.env").contains("DATABASE_WRITER_PORT=81"), "the hundredth");
     assert_eq!(host.property("dr-agent-helper-repoint-apply.path", "ActiveState"), "active");
