@@ -404,7 +404,17 @@ fn an_image_is_made_only_of_a_sealed_machine() {
     machine.put("/root/gate.sh", std::fs::read(repository().join("ami/scripts/gate.sh")).unwrap(), 0o755);
     machine.put("/home/ec2-user/.ssh/authorized_keys", "ssh-ed25519 AAAA builder", 0o600);
     machine.put("/root/.aws/credentials", "[default]\n", 0o600);
+    // A bootstrap that is at it would fetch the secrets again, and put them where they were sealed.
+    machine.put("/run/mount.mode", "refuse", 0o644);
+    machine.must("systemctl restart --no-block dr-agent-bootstrap");
+    let show = "systemctl show --property=ActiveState --value dr-agent-bootstrap dr-agent-bootstrap-retry";
+    eventually("it is at it", || {
+        let states = machine.must(show);
+        if states.contains("activating") { Ok(()) } else { Err(states) }
+    });
     let gate = machine.run("bash /root/gate.sh");
+    let states = machine.must(show);
+    assert!(!states.contains("activating"), "{states}{}{}", gate.out, gate.err);
     assert!(!gate.ok && gate.err.contains("/root/.aws/credentials is still there"), "{}{}", gate.out, gate.err);
     machine.must("rm -r /root/.aws");
     let gate = machine.run("bash /root/gate.sh");
