@@ -9,8 +9,10 @@ complain() {
     problems=$((problems + 1))
 }
 
-# What would write again after it was removed.
-for unit in dr-agent.service amazon-ssm-agent.service systemd-random-seed.service; do
+# What would write again after it was removed. A bootstrap that is at it, or waits for its next attempt, is not `active`;
+# one that is stopped half-way has failed, which starts the next one.
+for unit in dr-agent-bootstrap.service dr-agent-bootstrap-retry.service dr-agent.service; do systemctl stop "$unit"; done
+for unit in amazon-ssm-agent.service systemd-random-seed.service; do
     if systemctl is-active --quiet "$unit"; then systemctl stop "$unit"; fi
 done
 journalctl --relinquish-var
@@ -23,7 +25,8 @@ dr-agent check --offline || complain "dr-agent check --offline ends with $?"
 shopt -s nullglob
 [[ ! -s /etc/machine-id ]] || complain '/etc/machine-id has a value'
 for file in /etc/ssh/ssh_host_* /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys /root/.aws/* /home/*/.aws/* \
-    /var/log/journal/* /var/lib/cloud/instance* /etc/dr-agent/*.key /etc/dr-agent/*.password /etc/dr-agent/region; do
+    /var/log/journal/* /var/lib/cloud/instance* /etc/dr-agent/*.key /etc/dr-agent/*.password /etc/dr-agent/.new-* \
+    /etc/dr-agent/region; do
     [[ ! -e $file ]] || complain "$file is still there"
 done
 while IFS= read -r file; do

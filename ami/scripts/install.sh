@@ -30,6 +30,5 @@ install -d -m 0755 /etc/nginx/default.d
 printf 'include /etc/nginx/dr-agent.d/*.conf;\n' >/etc/nginx/default.d/dr-agent.conf
 nginx -t -q
 
-systemctl enable --quiet nginx dr-agent dr-agent-bootstrap dr-agent-gate \
-    dr-agent-helper-nginx-restart.path dr-agent-helper-efs-remount.path dr-agent-helper-repoint-apply.path
+systemctl enable --quiet nginx dr-agent dr-agent-bootstrap dr-agent-gate
 rm -f "$RPM" "$CONFIG"

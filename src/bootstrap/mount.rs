@@ -9,6 +9,9 @@ pub const DIR: &str = "/run/systemd/system";
 /// What efs-utils installs: it puts NFS into a TLS tunnel, and adds the recommended options itself.
 pub const HELPER: &str = "/sbin/mount.efs";
 
+/// The type of its mounts.
+pub const EFS_UTILS: &str = "efs";
+
 /// Recommended by AWS for a mount without its helper. `hard`: a write is never given up half-way; `noresvport`: a new port
 /// after a lost connection.
 const NFS: &str = "_netdev,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport";
@@ -30,7 +33,7 @@ impl Mount {
     #[must_use]
     pub fn of(id: &str, region: &str, has_helper: bool) -> Self {
         if has_helper {
-            return Self { what: format!("{id}:/"), fs_type: "efs".to_owned(), options: EFS.to_owned() };
+            return Self { what: format!("{id}:/"), fs_type: EFS_UTILS.to_owned(), options: EFS.to_owned() };
         }
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         let what = format!("{id}.efs.{region}.{suffix}:/");

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::runtime;
+use tokio::time::{Instant, sleep};
 
 use super::{Exit, HelperCommand, render};
-use crate::bootstrap::mount::{Mount, unit_file};
+use crate::bootstrap::mount::{EFS_UTILS, Mount, unit_file, unit_name};
 use crate::clock;
 use crate::config::{defaults, load};
 use crate::helper::tool::{self, tool};
 use crate::helper::{Done, Paths};
+use crate::probes::efs::mountinfo;
 use crate::replace::ladder::Verb;
 use crate::repoint::apply;
 use crate::repoint::gate::{self, Opened};
@@ -21,6 +23,10 @@ use crate::repoint::gate::{self, Opened};
 const CHECK: Duration = Duration::from_secs(8);
 const RESTART: Duration = Duration::from_secs(20);
 const MOUNT: Duration = Duration::from_secs(12);
+/// Where it is mounted twice.
+const EACH: Duration = Duration::from_secs(7);
+/// Before systemd is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(5);
 const DETACH: Duration = Duration::from_secs(2);
 
@@ -37,6 +43,10 @@ enum Failed {
     Silent(String),
     #[error("cannot make the staging directory: {0}")]
     Staging(String),
+    #[error("systemd has no unit for `{0}`, in which the tunnel of efs-utils would run: `systemctl daemon-reload`")]
+    NoUnit(String),
+    #[error("the file system answers, and systemd did not mount it anew: {0}")]
+    NotAgain(String),
 }
 
 pub(super) fn run(config: Option<&Path>, command: HelperCommand) -> Exit {
@@ -138,24 +148,66 @@ async fn nginx_restart() -> Result<(), Failed> {
 /// Mounts it a second time, and puts that in the place of the old one only if it answers: an open port proves a kernel,
 /// not a server.
 async fn efs_remount(mount: &str, staging: &str) -> Result<(), Failed> {
-    let Mount { what, fs_type, options } = how(mount).await.ok_or_else(|| Failed::NoLine(mount.to_owned()))?;
-    tool(&["mkdir", "-p", staging], DETACH).await.map_err(|error| Failed::Staging(error.to_string()))?;
-    let mounted = tool(&["mount", "-t", &fs_type, "-o", &options, &what, staging], MOUNT).await;
-    let answers = match mounted {
-        Ok(_) => tool(&["ls", "-A", staging], ANSWER).await.map_err(|error| Failed::Silent(error.to_string())),
-        Err(error) => Err(Failed::Tool(error)),
-    };
-    let replaced = match answers {
-        Ok(_) => {
-            // It fails when nothing is mounted there, which is as good.
-            drop(tool(&["umount", "--lazy", mount], DETACH).await);
+    let how = how(mount).await.ok_or_else(|| Failed::NoLine(mount.to_owned()))?;
+    if how.fs_type == EFS_UTILS {
+        return efs_utils_remount(mount, staging, &how).await;
+    }
+    let replaced = match tried(&how, staging, MOUNT).await {
+        Ok(()) => {
+            detach(mount).await;
             tool(&["mount", "--bind", staging, mount], DETACH).await.map(drop).map_err(Failed::Tool)
         }
         Err(error) => Err(error),
     };
     // What is bound elsewhere stays there.
-    drop(tool(&["umount", "--lazy", staging], DETACH).await);
+    detach(staging).await;
     replaced
+}
+
+/// A mount by efs-utils cannot be moved: its tunnel ends with whoever started it, here this helper, and is ended by
+/// efs-utils when nothing is mounted where it was asked for. So once it answers beside the old one it is made anew by the
+/// mount's unit, as at boot.
+async fn efs_utils_remount(mount: &str, staging: &str, how: &Mount) -> Result<(), Failed> {
+    let unit = unit_name(Path::new(mount));
+    let file = tool(&["systemctl", "show", "--property=FragmentPath", "--value", &unit], DETACH).await?;
+    if file.trim().is_empty() {
+        return Err(Failed::NoUnit(mount.to_owned()));
+    }
+    let tried = tried(how, staging, EACH).await;
+    detach(staging).await;
+    tried?;
+    detach(mount).await;
+    started(&unit, mount).await
+}
+
+/// Whether it answers when it is mounted at `staging`, where it is left.
+async fn tried(Mount { what, fs_type, options }: &Mount, staging: &str, limit: Duration) -> Result<(), Failed> {
+    tool(&["mkdir", "-p", staging], DETACH).await.map_err(|error| Failed::Staging(error.to_string()))?;
+    tool(&["mount", "-t", fs_type, "-o", options, what, staging], limit).await?;
+    tool(&["ls", "-A", staging], ANSWER).await.map(drop).map_err(|error| Failed::Silent(error.to_string()))
+}
+
+/// It fails when nothing is mounted there, which is as good.
+async fn detach(point: &str) {
+    drop(tool(&["umount", "--lazy", point], DETACH).await);
+}
+
+/// Has systemd mount it. Not by `restart`, which would restart whatever requires the mount.
+async fn started(unit: &str, mount: &str) -> Result<(), Failed> {
+    let end = Instant::now() + EACH;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        tool(&["systemctl", "start", unit], left).await.map_err(|error| Failed::NotAgain(error.to_string()))?;
+        let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+        if mountinfo::find(&mountinfo, Path::new(mount)).is_some() {
+            return Ok(());
+        }
+        // It had nothing to do: it has not seen yet that the old one is gone.
+        if Instant::now() + PAUSE > end {
+            return Err(Failed::NotAgain(format!("{unit} is started, and nothing is there")));
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// How it is mounted, by /etc/fstab, else by the unit that the bootstrap wrote in this boot.

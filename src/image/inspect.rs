@@ -143,6 +143,11 @@ fn has_unit(root: &Path, unit: &str) -> bool {
         .any(|dir| is_there(root, &format!("{dir}/{unit}")))
 }
 
+/// Whether nothing can start it.
+fn is_masked(root: &Path, unit: &str) -> bool {
+    fs::read_link(root.join("etc/systemd/system").join(unit)).is_ok_and(|to| to == Path::new("/dev/null"))
+}
+
 /// Whether something starts it: a link in a folder `*.wants` or `*.requires` of the administrator.
 fn is_enabled(root: &Path, unit: &str) -> bool {
     let folders = fs::read_dir(root.join("etc/systemd/system")).into_iter().flatten().flatten();
@@ -159,17 +164,27 @@ fn units(root: &Path, config: &Config) -> Item {
     }
     let has_secrets = config.key_file.is_some() || config.database.as_ref().is_some_and(|d| d.password_file.is_some());
     let repoints = !config.repoint.outputs.is_empty();
-    let wanted = [
-        (true, "nginx.service"),
-        (true, AGENT),
-        (config.efs.is_some() || has_secrets, BOOTSTRAP),
+    let needed = |units: &[(bool, &'static str)], is_wrong: &dyn Fn(&str) -> bool| -> Vec<&'static str> {
+        units.iter().filter(|(needed, unit)| *needed && is_wrong(unit)).map(|(_, unit)| *unit).collect()
+    };
+    // The agent wants these: they need no link.
+    let helpers = [
         (config.replace.enforce, "dr-agent-helper-nginx-restart.path"),
         (config.replace.enforce && config.efs.is_some(), "dr-agent-helper-efs-remount.path"),
         (repoints, "dr-agent-helper-repoint-apply.path"),
+    ];
+    let masked = needed(&helpers, &|unit| is_masked(root, unit));
+    if !masked.is_empty() {
+        let why = format!("masked, and this configuration needs them: {}", masked.join(", "));
+        return Item::degraded(UNITS, why, format!("`systemctl unmask {}`", masked.join(" ")));
+    }
+    let enabled = [
+        (true, "nginx.service"),
+        (true, AGENT),
+        (config.efs.is_some() || has_secrets, BOOTSTRAP),
         (repoints, "dr-agent-gate.service"),
     ];
-    let idle: Vec<_> =
-        wanted.into_iter().filter(|(wanted, unit)| *wanted && !is_enabled(root, unit)).map(|(_, unit)| unit).collect();
+    let idle = needed(&enabled, &|unit| !is_enabled(root, unit));
     if idle.is_empty() {
         return Item::well(UNITS, "are there, and those that this configuration needs are enabled");
     }

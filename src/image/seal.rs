@@ -1,5 +1,6 @@
 //! What identifies this machine, belongs to its region, or is a secret: found, and taken out of an image to be.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -115,6 +116,9 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
 
     let password_file = config.database.as_ref().and_then(|database| database.password_file.as_ref());
     let secrets: Vec<_> = config.key_file.iter().chain(password_file).map(|path| below(root, path)).collect();
+    let folders: BTreeSet<_> = secrets.iter().filter_map(|path| path.parent()).collect();
+    // What a bootstrap that was killed left of one.
+    let unfinished = folders.into_iter().flat_map(|dir| entries(dir, |name| name.starts_with(".new-")));
 
     let state = files_below(&below(root, &config.state_dir)).into_iter().chain(files_below(&file(apply::USUAL_DIR)));
     let cloud_init = entries(&file("/var/lib/cloud"), |name| name != "seed")
@@ -141,7 +145,7 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
         remove("Systems Manager", entries(&file("/var/lib/amazon/ssm"), |_| true)),
         remove("leases", leases.collect()),
         remove("state of the agent", state.collect()),
-        remove("secrets of the agent", there(&secrets)),
+        remove("secrets of the agent", there(&secrets).into_iter().chain(unfinished).collect()),
         remove("region", there(&[file("/etc/dr-agent/region")])),
     ]
 }

@@ -18,6 +18,13 @@ types = ["tmpfs"]
 [probe.database]
 user = "dr_agent"
 password_file = "/etc/dr-agent/database.password"
+[replace]
+mode = "enforce"
+[repoint]
+unit = "shop.service"
+[[repoint.output]]
+format = "env"
+path = "/etc/shop.env"
 [region.ap-south-1]
 database = "127.0.0.1:3306"
 efs = "fs-0123456789abcdef0"
@@ -37,13 +44,16 @@ case "$1 $2" in
 esac
 "#;
 
-/// Mounts memory under the name that it was given; or does what /run/mount.mode says.
+/// Mounts memory under the name that it was given, and leaves a process behind, as efs-utils their tunnel; or does what
+/// /run/mount.mode says.
 const MOUNT_HELPER: &str = r#"#!/bin/sh
 echo "$*" >>/run/mount.log
 case $(cat /run/mount.mode 2>/dev/null) in
     refuse) echo "mount.efs: Failed to resolve \"$1\"" >&2; exit 32 ;;
     hang) trap '' TERM; while :; do sleep 1; done ;;
 esac
+setsid sleep infinity </dev/null >/dev/null 2>&1 &
+echo "$2 $!" >>/run/tunnels
 exec mount -i -t tmpfs -o mode=755 "$1" "$2"
 "#;
 
@@ -105,7 +115,10 @@ impl Site {
             let path = format!("/etc/systemd/system/{unit}.service.d/test.conf");
             machine.put(&path, format!("[Service]\n{endpoint}{pause}"), 0o644);
         }
-        let all = "[Unit]\nWants=nginx.service dr-agent.service dr-agent-bootstrap.service\n";
+        machine.put("/etc/systemd/system/shop.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644);
+        let drop_in = "/etc/systemd/system/shop.service.d/dr-agent-gate.conf";
+        machine.put(drop_in, read("systemd/dr-agent-gate.conf"), 0o644);
+        let all = "[Unit]\nWants=nginx.service shop.service dr-agent.service dr-agent-bootstrap.service\n";
         machine.put("/etc/systemd/system/test-boot.target", all, 0o644);
         machine.must("systemctl daemon-reload && systemd-sysusers && systemd-tmpfiles --create dr-agent.conf");
     }
@@ -120,7 +133,7 @@ impl Site {
     /// Undoes what a boot did.
     fn shut_down(&self) {
         self.machine.must(
-            "systemctl stop test-boot.target nginx dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
+            "systemctl stop test-boot.target nginx shop dr-agent dr-agent-bootstrap dr-agent-bootstrap-retry; systemctl reset-failed; \
              ! findmnt --noheadings /mnt/efs || umount /mnt/efs; rm -f /run/dr-agent-result/bootstrap.json /run/mount.mode",
         );
     }
@@ -165,7 +178,9 @@ impl Site {
 
     /// What users and the load balancer get while the bootstrap failed: a site, and an agent that says what is wrong.
     fn is_up_and_says(&self, words: &[&str]) {
-        assert!(self.is_active("nginx") && self.is_active("dr-agent"), "a failed bootstrap keeps nobody");
+        for unit in ["nginx", "shop", "dr-agent"] {
+            assert!(self.is_active(unit), "a failed bootstrap keeps nobody: {unit}");
+        }
         self.machine.must("curl --fail --silent --max-time 5 http://127.0.0.1/health/live");
         let said = self.machine.run("dr-agent check");
         assert!(!said.ok, "{}", said.out);
@@ -257,7 +272,9 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     ]);
     site.efs_becomes("unhealthy");
     let ended = site.moment("dr-agent-bootstrap", "ExecMainExit");
-    assert!(site.moment("nginx", "ExecMainStart") > ended, "nginx waits for it, also where it fails");
+    for unit in ["nginx", "shop"] {
+        assert!(site.moment(unit, "ExecMainStart") > ended, "{unit} waits for it, also where it fails");
+    }
     assert!(site.moment("dr-agent", "ActiveEnter") < ended, "the agent does not");
     // nginx can be restarted meanwhile: what goes on trying is not what it waits for.
     machine.must("timeout 10 systemctl restart nginx");
@@ -314,6 +331,47 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     assert!(!busy.ok && busy.err.contains("another bootstrap is at work"), "{}", busy.err);
 }
 
+/// What efs-utils leave behind lives as long as the mount: in the unit of the mount, and for the mount's own path.
+#[test]
+fn a_remount_by_efs_utils_keeps_its_tunnel() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+    assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
+    machine.must("touch /mnt/efs/of-the-old-one");
+    let remount = |id: &str| -> Value {
+        machine.must(&format!("echo {id} >/run/dr-agent/request/efs-remount"));
+        eventually("the helper ends", || {
+            let said = machine.run("cat /run/dr-agent-result/efs-remount.json").out;
+            let state = machine.must("systemctl show --property=ActiveState --value dr-agent-helper-efs-remount");
+            match serde_json::from_str::<Value>(&said) {
+                Ok(done) if done["id"] == id && state == "inactive\n" => Ok(done),
+                Ok(done) if done["id"] == id && state == "failed\n" => Ok(done),
+                _ => Err(format!("{said} {state}")),
+            }
+        })
+    };
+
+    let done = remount("first");
+    assert_eq!(done["ok"], true, "{done}");
+    machine.must("findmnt /mnt/efs && ! test -e /mnt/efs/of-the-old-one && ! findmnt /run/dr-agent-result/staging");
+    let tunnels = machine.must("cat /run/tunnels");
+    let (path, pid) = tunnels.lines().last().and_then(|line| line.split_once(' ')).expect("a tunnel");
+    assert_eq!(path, "/mnt/efs", "{tunnels}");
+    let group = machine.must(&format!("cat /proc/{pid}/cgroup"));
+    assert!(group.contains("/mnt-efs.mount"), "{group}");
+
+    // Without a unit there is nowhere for it to live: nothing is touched.
+    machine.must("touch /mnt/efs/kept && rm /run/systemd/system/mnt-efs.mount && systemctl daemon-reload");
+    machine.must("echo 'fs-0123456789abcdef0:/ /mnt/efs efs noauto,tls 0 0' >>/etc/fstab");
+    let done = remount("second");
+    assert!(done["error"].as_str().is_some_and(|why| why.contains("`systemctl daemon-reload`")), "{done}");
+    machine.must("test -e /mnt/efs/kept");
+    machine.must("systemctl daemon-reload");
+    let done = remount("third");
+    assert_eq!(done["ok"], true, "{done}");
+    machine.must("findmnt /mnt/efs && ! test -e /mnt/efs/kept");
+}
+
 /// The last script of an image's making, on a machine that served.
 #[test]
 fn an_image_is_made_only_of_a_sealed_machine() {
@@ -346,7 +404,17 @@ fn an_image_is_made_only_of_a_sealed_machine() {
     machine.put("/root/gate.sh", std::fs::read(repository().join("ami/scripts/gate.sh")).unwrap(), 0o755);
     machine.put("/home/ec2-user/.ssh/authorized_keys", "ssh-ed25519 AAAA builder", 0o600);
     machine.put("/root/.aws/credentials", "[default]\n", 0o600);
+    // A bootstrap that is at it would fetch the secrets again, and put them where they were sealed.
+    machine.put("/run/mount.mode", "refuse", 0o644);
+    machine.must("systemctl restart --no-block dr-agent-bootstrap");
+    let show = "systemctl show --property=ActiveState --value dr-agent-bootstrap dr-agent-bootstrap-retry";
+    eventually("it is at it", || {
+        let states = machine.must(show);
+        if states.contains("activating") { Ok(()) } else { Err(states) }
+    });
     let gate = machine.run("bash /root/gate.sh");
+    let states = machine.must(show);
+    assert!(!states.contains("activating"), "{states}{}{}", gate.out, gate.err);
     assert!(!gate.ok && gate.err.contains("/root/.aws/credentials is still there"), "{}{}", gate.out, gate.err);
     machine.must("rm -r /root/.aws");
     let gate = machine.run("bash /root/gate.sh");

@@ -4,7 +4,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use dr_agent::helper::tool::{Failed, tool};
 use dr_agent::helper::{Done, Paths};
 use dr_agent::replace::ladder::Verb;
 
@@ -52,6 +54,18 @@ impl Helper {
             .unwrap();
         (status.code(), self.paths().result(verb.name(), id).expect("it says what came of this request"))
     }
+}
+
+#[tokio::test]
+async fn a_program_that_is_late_ends_with_those_it_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = fs::File::create(folder.path().join("lock")).unwrap();
+    // As `mount` leaves the work to `mount.nfs4`. Whoever lives has the file locked.
+    let script = "exec 9<\"$1\"; flock 9; sleep 1000 & wait";
+    let path = folder.path().join("lock").display().to_string();
+    let error = tool(&["sh", "-c", script, "sh", &path], Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(error, Failed::Late(_, 1)), "{error}");
+    eventually("the lock is free", || lock.try_lock());
 }
 
 #[test]

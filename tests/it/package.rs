@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::package::{build, package, packaged_agent, path};
+use crate::support::package::{build, package, packaged_agent, path, payload};
 use crate::support::repository;
 
 /// Runs a program that must succeed; gives what it printed.
@@ -49,6 +49,7 @@ fn everything_belongs_to_root_and_every_unit_is_there() {
         let good = line.starts_with("-rw-r--r-- root:root ") || line.starts_with("drwxr-xr-x root:root ");
         assert!(good || line == "-rwxr-xr-x root:root /usr/bin/dr-agent", "{line}");
     }
+    assert_eq!(rpm(&["--queryformat", "%{PAYLOADCOMPRESSOR}"]), payload());
     let files: BTreeSet<_> = list.lines().filter_map(|line| line.split(' ').nth(2)).collect();
     for entry in fs::read_dir(repository().join("packaging/systemd")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -101,9 +101,16 @@ fn units_are_there_and_started() {
     image.remove("usr/lib/systemd/system/dr-agent-gate.service");
     assert_eq!(image.finding().words, "missing: dr-agent-gate.service");
 
+    // The agent wants its helpers, which nobody enables; what is masked is started by nobody.
     let image = Image::good();
     image.put("etc/dr-agent/agent.toml", &format!("{FILE}[replace]\nmode = \"enforce\"\n"));
-    assert!(image.finding().words.contains("dr-agent-helper-efs-remount.path"));
+    assert_eq!(image.findings(), []);
+    for unit in ["dr-agent-helper-efs-remount.path", "dr-agent-helper-repoint-apply.path"] {
+        symlink("/dev/null", image.0.path().join("etc/systemd/system").join(unit)).unwrap();
+    }
+    let found = image.finding();
+    let hint = "`systemctl unmask dr-agent-helper-efs-remount.path`";
+    assert_eq!((found.status, found.hint.as_deref()), (Status::Degraded, Some(hint)));
 }
 
 #[test]

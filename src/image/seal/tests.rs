@@ -67,7 +67,7 @@ impl Root {
     }
 }
 
-const TRACES: [&str; 18] = [
+const TRACES: [&str; 19] = [
     "/etc/machine-id=0123456789abcdef0123456789abcdef\n",
     "/var/lib/dbus/machine-id=0123456789abcdef0123456789abcdef\n",
     "/etc/hostname=ip-10-0-1-9.ap-south-1.compute.internal\n",
@@ -85,6 +85,7 @@ const TRACES: [&str; 18] = [
     "/var/lib/dr-agent-helper/config.good.toml",
     "/etc/dr-agent/group.key",
     "/etc/dr-agent/database.password",
+    "/etc/dr-agent/.new-4Fq2xZ",
     "/etc/dr-agent/region=ap-south-1\n",
 ];
 

@@ -90,7 +90,8 @@ impl Installed {
         let command = format!(
             "exec curl --silent --rate 50/s --max-time 5 --write-out \"{WORDS}\" \"http://127.0.0.1{path}?[1-1000000]\" >/root/{name}"
         );
-        self.machine.must(&format!("systemd-run --quiet --collect --unit={name} sh -c '{command}'"));
+        // It is read from now on, also before the unit has begun.
+        self.machine.must(&format!(": >/root/{name} && systemd-run --quiet --collect --unit={name} sh -c '{command}'"));
         let asking = Asking { installed: self, name };
         asking.more();
         asking

@@ -13,6 +13,16 @@ pub fn packaged_agent() -> PathBuf {
     std::env::var_os("PACKAGED_AGENT").map_or_else(|| agent_binary().into(), PathBuf::from)
 }
 
+/// What is only tested need not be small; with `$PACKAGED_AGENT` it is the package that ships.
+fn quick() -> Option<&'static str> {
+    std::env::var_os("PACKAGED_AGENT").is_none().then_some("--quick")
+}
+
+/// How its files are compressed.
+pub fn payload() -> &'static str {
+    if quick().is_some() { "zstd" } else { "xz" }
+}
+
 /// The program that writes man pages and completions, of this build.
 fn documents() -> PathBuf {
     Path::new(agent_binary()).with_file_name("examples").join("documents")
@@ -27,7 +37,7 @@ pub fn build(agent: &Path, arguments: &[&str], out: &Path) -> Output {
         .arg(documents())
         .arg("--out")
         .arg(out)
-        .args(["--quick"])
+        .args(quick())
         .args(arguments)
         .output()
         .expect("run packaging/rpm/build")
@@ -48,16 +58,17 @@ pub fn package(release: u32) -> PathBuf {
     let lock = File::create(out.join("lock")).expect("make the lock");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
     let (agent, stamp) = (packaged_agent(), out.join(format!("made-{release}")));
+    let made_of = format!("{} {}", agent.display(), payload());
     let made = fs::read_to_string(&stamp).unwrap_or_default();
     if let (Some((package, of)), Some(time)) = (made.split_once('\n'), changed(&stamp))
-        && Path::new(of) == agent
+        && of == made_of
         && Path::new(package).exists()
         && newest_input() < time
     {
         return package.into();
     }
     let package = path(&build(&agent, &["--release", &release.to_string()], &out));
-    fs::write(&stamp, format!("{}\n{}", package.display(), agent.display())).expect("write the stamp");
+    fs::write(&stamp, format!("{}\n{made_of}", package.display())).expect("write the stamp");
     package
 }
 
