@@ -81,6 +81,18 @@ fn every_item_has_a_name_that_metrics_know() {
 }
 
 #[test]
+fn a_look_at_the_wiring_that_could_not_be_made_is_no_lack() {
+    let ready = |status| {
+        let mut snapshot = sample::standby_snapshot(&|_| {});
+        let wiring = snapshot.components.iter_mut().find(|(c, _)| c.component == Component::Wiring);
+        wiring.unwrap().0.status = status;
+        Readiness::of(&snapshot).unwrap().ready
+    };
+    assert!(ready(Status::Healthy) && ready(Status::Unknown));
+    assert!(!ready(Status::Degraded));
+}
+
+#[test]
 fn what_would_happen_is_one_sentence() {
     let ready = sample::standby().readiness.unwrap();
     assert!(ready.ready, "{ready:?}");
