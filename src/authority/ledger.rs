@@ -57,6 +57,8 @@ pub struct Promotion {
     pub lag: Option<Lag>,
     /// How old the old owner's newest heartbeat was when the database was first seen to be no replica.
     pub most_ms: Option<u64>,
+    /// The old owner had closed before: it was a planned change.
+    pub was_closed: bool,
 }
 
 /// An upper bound of what was lost, in milliseconds of the old owner's writes, as far as it was seen to stop.
@@ -94,6 +96,9 @@ pub struct Failover {
     /// Where the old one is, if it went on until then: when it was closed, likewise.
     #[serde(default)]
     pub most: Option<Most>,
+    /// The old owner had closed before its replica was promoted, and nobody wrote any more.
+    #[serde(default)]
+    pub was_closed: bool,
     /// From the old owner's newest heartbeat in the new owner's database to that in its own.
     #[serde(default)]
     pub lost_ms: Option<u64>,
@@ -135,6 +140,8 @@ pub struct Look<'a> {
     pub progress: &'a Progress,
     /// Measured last, however long ago.
     pub lag: Option<&'a Lag>,
+    /// This region was closed, and the replica had everything.
+    pub has_all: bool,
     /// When this region's database was proven writable since the last look.
     pub proven: Option<Timestamp>,
     pub at: Timestamp,
@@ -161,6 +168,7 @@ impl Failover {
             // Its agents may be dead, and its app alive.
             (Some(Most { ms, by: Stop::Unseen }), Some(lost)) => Some(lost.saturating_add(BEATS).max(*ms)),
             (_, Some(lost)) => Some(lost.saturating_add(BEATS)),
+            (Some(Most { by: Stop::Unseen, .. }), None) => None,
             (most, None) => most.as_ref().map(|most| most.ms),
         }
     }
@@ -201,8 +209,8 @@ impl Ledger {
         let mine = &look.facts.place.region;
         let (Some(_), Some(own)) = (look.facts.own.fresh(), &look.decision.memory.own) else { return };
         if own.shows == Shows::Replica {
-            // It was brief, and nothing came of it.
-            self.promotion = Promotion::default();
+            // If it was none before, that was brief, and nothing came of it.
+            self.promotion = Promotion { was_closed: stop(look.facts) == Stop::Closed, ..Promotion::default() };
         } else if own.claim.is_some() && !own.names(mine) && self.promotion.replica_gone.is_none() {
             self.promotion.replica_gone = Some(look.at);
             self.promotion.lag = look.lag.cloned();
@@ -230,14 +238,20 @@ impl Ledger {
             ..Times::default()
         };
         // Another agent may have claimed between two reads of this one.
+        let was_closed = if is_mine { promotion.was_closed } else { look.has_all };
         let lag = promotion.lag.or_else(|| look.lag.cloned()).filter(|_| is_mine);
         if self.failovers.len() >= KEPT {
             self.failovers.remove(0);
         }
         let (from, to) = (before, known.clone());
-        let mut failover = Failover { from, to, region, seen, lag, most: None, lost_ms: None, wrote_after_ms: None };
-        // An old owner that comes back has not written while it was away.
-        if is_mine || was_owner {
+        let mut failover =
+            Failover { from, to, region, seen, lag, was_closed, most: None, lost_ms: None, wrote_after_ms: None };
+        if was_closed {
+            // A closed owner's heart goes on beating, also while the new one's database is promoted.
+            let ms = failover.lag.as_ref().map_or(0, |lag| lag.ms);
+            failover.most = Some(Most { ms, by: Stop::Closed });
+        } else if is_mine || was_owner {
+            // An old owner that comes back has not written while it was away.
             failover.most = missing(&failover, look.facts).map(|ms| Most { ms, by: Stop::Unseen });
         }
         self.failovers.push(failover);
@@ -259,7 +273,9 @@ impl Ledger {
         let is_written = led.is_some_and(|led| matches!(led.phase, Phase::Applied { .. } | Phase::Done { .. }));
         let is_verified = led.is_some_and(|led| matches!(led.phase, Phase::Done { .. }));
         let is_owner = is_promotion && state == State::Owner;
-        let stop = if is_promotion {
+        let stop = if failover.was_closed {
+            None
+        } else if is_promotion {
             (is_owner && failover.seen.took_over.is_none()).then(|| stop(facts))
         } else {
             let is_open = failover.most.as_ref().is_some_and(|most| most.by != Stop::Closed);
@@ -283,7 +299,7 @@ impl Ledger {
         mark(&mut seen.opened, is_owner && !is_closed && (is_verified || current.is_none()));
         mark(&mut seen.closed, !is_promotion && state == State::Superseded && is_closed);
         mark(&mut seen.stopped, !is_promotion && !facts.applied.writers.contains(&failover.region));
-        if let Some(lost) = lost(failover, facts) {
+        if let Some(lost) = lost(failover, facts).filter(|_| !failover.was_closed) {
             failover.lost_ms = Some(failover.lost_ms.map_or(lost, |known| known.max(lost)));
         }
         if let Some(after) = wrote_after(failover, facts) {
@@ -318,7 +334,7 @@ fn missing(failover: &Failover, facts: &Facts) -> Option<u64> {
 /// How the other region was seen to stop, by its last answer.
 fn stop(facts: &Facts) -> Stop {
     match facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer)) {
-        Some(Across::Verified(proof)) if proof.closed => Stop::Closed,
+        Some(Across::Verified(proof)) if proof.closed && !proof.left => Stop::Closed,
         Some(Across::Silent) => Stop::Silent,
         _ => Stop::Unseen,
     }

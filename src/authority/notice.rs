@@ -156,8 +156,15 @@ mod tests {
         let decision = bench.decide();
         let progress = Progress::default();
         let (facts, at) = (&bench.facts, at(second));
-        let look =
-            super::super::ledger::Look { facts, decision: &decision, progress: &progress, lag: None, proven: None, at };
+        let look = super::super::ledger::Look {
+            facts,
+            decision: &decision,
+            progress: &progress,
+            lag: None,
+            has_all: false,
+            proven: None,
+            at,
+        };
         let after = before.after(&look);
         (decision, after)
     }

@@ -189,7 +189,9 @@ impl Progress {
             progress.quiet = before.and_then(|before| before.quiet).or_else(|| server_time(facts));
         }
         let applied = other.and_then(|seen| beat(&seen.read, &facts.place.region));
-        progress.has_all = progress.quiet.zip(applied).is_some_and(|(quiet, beat)| beat.at > quiet);
+        let had_all = before.is_some_and(|before| before.has_all && before.quiet == progress.quiet);
+        // It stays true while the replica cannot be read: it is being promoted, say.
+        progress.has_all = had_all || progress.quiet.zip(applied).is_some_and(|(quiet, beat)| beat.at > quiet);
         progress
     }
 

@@ -277,8 +277,9 @@ impl Task {
             self.lag = lag.cloned();
         }
         let proven = self.proven.take();
+        let has_all = self.close.as_ref().is_some_and(|close| close.has_all);
         let (facts, lag, at) = (&self.facts, self.lag.as_ref(), clock::wall());
-        let after = self.ledger.after(&Look { facts, decision, progress, lag, proven, at });
+        let after = self.ledger.after(&Look { facts, decision, progress, lag, has_all, proven, at });
         if *self.ledger != after {
             self.ledger = Arc::new(after);
         }

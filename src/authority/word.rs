@@ -77,6 +77,8 @@ pub struct Proof {
     /// A region whose database is written to here, or `none` if that is true of all that the one who answers knows; the
     /// other region as long as an app has a session with a former writer.
     pub writer: String,
+    /// Somebody in this region may still be connected to a database that is not its writer any more.
+    pub left: bool,
     /// The last attempt to read this region's database succeeded.
     pub fresh: bool,
     /// The one who answers lacks nothing that a takeover would need
@@ -174,6 +176,8 @@ impl Proof {
                 && facts.group.silent.is_empty()
                 && facts.group.members.iter().all(|member| member.word.as_ref().is_some_and(|word| word.closed)),
             writer: region_writer(facts).to_owned(),
+            left: facts.applied.old_writer_sessions > 0
+                || facts.group.words().any(|(_, word)| word.old_writer_sessions > 0),
             fresh: facts.own.fresh().is_some(),
             ready: None,
             config: None,

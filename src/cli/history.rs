@@ -173,6 +173,7 @@ mod tests {
             seen,
             lag: Some(Lag { ms: 2_300, by: Measure::Heartbeat, beat: None }),
             most: Some(Most { ms: 5_100, by: Stop::Closed }),
+            was_closed: false,
             lost_ms: None,
             wrote_after_ms: None,
         };

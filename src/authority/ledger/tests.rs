@@ -29,11 +29,13 @@ struct Book {
     bench: Bench,
     ledger: Ledger,
     lag: Option<Lag>,
+    /// What a planned close has come to.
+    has_all: bool,
 }
 
 impl Book {
     fn new(bench: Bench) -> Self {
-        Self { bench, ledger: Ledger::default(), lag: None }
+        Self { bench, ledger: Ledger::default(), lag: None, has_all: false }
     }
 
     /// A look at `second` after these reads of both databases.
@@ -48,7 +50,8 @@ impl Book {
         self.lag = Lag::of(&self.bench.facts, &self.bench.memory).or(self.lag.take());
         let (facts, lag, progress) = (&self.bench.facts, self.lag.as_ref(), &Progress::default());
         let at = at(i64::try_from(second).unwrap());
-        self.ledger = self.ledger.after(&Look { facts, decision: &decision, progress, lag, proven, at });
+        self.ledger =
+            self.ledger.after(&Look { facts, decision: &decision, progress, lag, has_all: self.has_all, proven, at });
         decision.state
     }
 }
@@ -132,6 +135,35 @@ fn an_owner_that_was_closed_has_written_until_then() {
     // Its heart may have stopped with its agents, long before its app.
     let failover = Failover { most: Some(Most { ms: 90_000, by: Stop::Unseen }), ..failover };
     assert_eq!(failover.rpo_ms(), Some(90_000));
+}
+
+#[test]
+fn a_planned_change_lost_nothing_that_was_written_while_its_owner_was_closed() {
+    let mut book = Book::new(Bench::resumed("p", State::Standby, 1));
+    book.bench.memory.roll.insert("s".to_owned());
+    book.look(0, beating(replica("s", 1), "h", -1, 900), beating(read("t", 1), "h", 0, 100));
+    book.bench.across(Across::Verified(Proof { closed: true, ..Proof::default() }));
+    book.again(0, None);
+    // Four minutes, in which the closed owner's heart beats on.
+    book.look(240, beating(read("s", 1), "h", 0, 240_000), None);
+    book.again(240, Some(at(240)));
+    let mut second = 241;
+    while book.look(second, beating(read("s", 2), "h", 0, 241_000), None) != State::Owner {
+        second += 1;
+        assert!(second < 300, "takes over");
+    }
+    book.look(second + 1, beating(read("s", 2), "h", 0, 250_000), beating(read("t", 1), "h", 249, 1_000));
+    let failover = book.ledger.last().unwrap();
+    let lag = failover.lag.as_ref().unwrap().ms;
+    assert!(lag < 5_000 && failover.is_over(), "{failover:?}");
+    assert_eq!((failover.lost_ms, failover.rpo_ms()), (None, Some(lag)));
+    // As the one who was closed has it.
+    let mut book = Book::new(Bench::resumed("h", State::Owner, 1));
+    book.look(0, beating(read("t", 1), "h", 0, 0), beating(replica("s", 1), "h", 0, 0));
+    book.has_all = true;
+    book.look(250, beating(read("t", 1), "h", 249, 1_000), beating(since(read("s", 2), 247), "h", 5, 245_000));
+    let failover = book.ledger.last().unwrap();
+    assert_eq!((failover.lost_ms, failover.rpo_ms()), (None, Some(0)));
 }
 
 #[test]
