@@ -255,7 +255,8 @@ impl Owner {
             self.remember();
             (self.authority, self.promoted) = (None, false);
         }
-        self.promoted &= self.config.authority.is_some();
+        // Its region may not be known yet.
+        self.promoted &= self.config.authority.is_some() && self.config.database.is_some();
     }
 
     /// The state that was loaded while nobody knew better is another machine's (a copied image): what it said of

@@ -166,7 +166,7 @@ impl Questions {
             asked + pace::wait(RETRY, self.failures - 1, instance)
         };
         // Twice for each: EC2 may say for a while that an ended instance runs.
-        let unexplained = self.silent.values().any(|since| asked < *since + LEAST);
+        let unexplained = self.failures == 0 && self.silent.values().any(|since| asked < *since + LEAST);
         if self.incident || unexplained { regular.min(asked + LEAST) } else { regular }
     }
 }

@@ -14,6 +14,7 @@ use crate::state::write_atomically;
 /// In the state directory; where that takes nothing, beside the control socket.
 const DIR: &str = "repoint";
 const FILE: &str = "decision.json";
+const VERIFIED: &str = "verified";
 
 /// No decision is this long.
 const LONGEST: u64 = 4096;
@@ -129,6 +130,21 @@ pub fn write(state_dir: &Path, run_dir: &Path, decision: &Decision) -> io::Resul
 /// When that cannot be written either.
 pub fn write_beside(run_dir: &Path, decision: &Decision) -> io::Result<()> {
     write_in(run_dir, decision)
+}
+
+/// Writes down that the app was seen to reach what the decision `id` gave it. Blocking.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_verified(state_dir: &Path, id: &str) -> io::Result<()> {
+    write_atomically(&state_dir.join(DIR).join(VERIFIED), id.as_bytes(), 0o644)
+}
+
+/// Whether the decision `id` is the one that was verified last. Where nobody has written that down it is: an agent of an
+/// earlier release did not. Blocking.
+#[must_use]
+pub fn was_verified(state_dir: &Path, id: &str) -> bool {
+    fs::read_to_string(state_dir.join(DIR).join(VERIFIED)).map_or(true, |verified| verified.trim() == id)
 }
 
 fn write_in(dir: &Path, decision: &Decision) -> io::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! One goal is one repoint: it is looked at, decided, written, applied, verified. What fails is rolled back and tried again
 //! later, each time after a look that costs nobody anything. A goal without a writer is not looked at, not verified and
-//! never rolled back; nor is what an earlier life of the agent decided, which the app may have had for months: it is asked
-//! for and verified until that succeeds.
+//! never rolled back; nor is what was verified in an earlier life of the agent, which the app may have had for months: it is
+//! asked for and verified until that succeeds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -84,8 +84,8 @@ pub struct Current {
     goal: Goal,
     /// What the outputs named before.
     pub old: Option<Target>,
-    /// From an earlier life of the agent.
-    is_resumed: bool,
+    /// In an earlier life of the agent.
+    was_verified: bool,
     /// It is from an earlier life, and counts for nothing until it is wanted again.
     is_dormant: bool,
 }
@@ -174,7 +174,7 @@ impl Plan {
     /// Goes on from what an earlier life of the agent decided last. If it is still wanted, the same decision is asked for
     /// once more, which changes nothing where it was carried out.
     #[must_use]
-    pub fn resume(decision: Decision, config: &Config, now: BootTime) -> Self {
+    pub fn resume(decision: Decision, was_verified: bool, config: &Config, now: BootTime) -> Self {
         let wanted = Wanted {
             writer: decision.writer.clone(),
             reader: decision.reader.clone(),
@@ -188,7 +188,7 @@ impl Plan {
         };
         let Some(goal) = Goal::of(&wanted, config) else { return Self::default() };
         let phase = Phase::Written { since: now, asked: now.before(ASK_AGAIN) };
-        let current = Current { decision, purpose, phase, goal, old: None, is_resumed: true, is_dormant: true };
+        let current = Current { decision, purpose, phase, goal, old: None, was_verified, is_dormant: true };
         Self { current: Some(current), ..Self::default() }
     }
 
@@ -255,8 +255,8 @@ impl Plan {
         let old = self.present.take();
         let phase = Phase::Written { since: now, asked: now };
         let Draft { purpose, goal, .. } = draft;
-        let (is_resumed, is_dormant) = (false, false);
-        self.current = Some(Current { decision, purpose, phase, goal, old, is_resumed, is_dormant });
+        let (was_verified, is_dormant) = (false, false);
+        self.current = Some(Current { decision, purpose, phase, goal, old, was_verified, is_dormant });
         self.looked = None;
     }
 
@@ -365,7 +365,7 @@ impl Current {
 
     /// It has something to go back to.
     fn may_go_back(&self) -> bool {
-        self.opens() && !self.is_resumed
+        self.opens() && !self.was_verified
     }
 
     /// The next step of this decision; `allowed`: the writer to which it may be rolled back.

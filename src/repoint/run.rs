@@ -99,7 +99,10 @@ impl Progress {
     pub fn kept(config: &Config) -> Self {
         let paths = Paths::of(&config.listen.control);
         let mut plan = decision::read(&config.state_dir, paths.run_dir())
-            .map(|decision| Plan::resume(decision, config, BootTime::now()))
+            .map(|decision| {
+                let was_verified = decision::was_verified(&config.state_dir, &decision.id);
+                Plan::resume(decision, was_verified, config, BootTime::now())
+            })
             .unwrap_or_default();
         if let Some(applied) = paths.newest::<Applied>(VERB) {
             plan.recall(&applied);
@@ -211,13 +214,23 @@ impl<L: Look> Task<L> {
             && let Ok(addresses) = verify::resolve(at).await
         {
             self.former.retain(|address| !addresses.contains(address));
+            self.unfound.retain(|left| left != at);
             self.writer_at = addresses;
+            self.keep_verified().await;
         }
         let is_first = !self.is_failing();
         self.plan.verified(result, BootTime::now());
         if let Some(current) = self.plan.current.as_ref().filter(|_| is_first || !self.is_failing()) {
             event::repoint_judged(current);
         }
+    }
+
+    /// Writes down for the next life of the agent that the app was seen to reach what was decided. Without that a later
+    /// life takes it for a repoint that was cut short.
+    async fn keep_verified(&self) {
+        let Some(current) = &self.plan.current else { return };
+        let (dir, id) = (self.channels.state_dir.clone(), current.decision.id.clone());
+        drop(timeout(FILE, BESIDE.run(move || decision::write_verified(&dir, &id))).await);
     }
 
     /// An attempt to verify the decision has failed.
@@ -306,7 +319,9 @@ impl<L: Look> Task<L> {
         }
         self.former.extend(self.writer_at.drain(..).take(ADDRESSES));
         // It was not seen to be reached, or its name leads elsewhere since.
-        for name in self.plan.writers().iter().flatten().filter(|name| draft.writer.region() != Some(name)) {
+        let decided = self.plan.current.as_ref().and_then(|current| current.decision.writer.region());
+        let names: BTreeSet<_> = self.plan.writers().into_iter().flatten().chain(decided.map(str::to_owned)).collect();
+        for name in names.iter().filter(|name| draft.writer.region() != Some(name)) {
             let at = self.snapshot.config.regions.get(name).and_then(Region::database_at);
             self.unfound.extend(at.filter(|at| !self.unfound.contains(at)));
         }
@@ -315,26 +330,53 @@ impl<L: Look> Task<L> {
 
     /// Looks up where former writers are; true when one was found. It may be dropped.
     async fn find_left(&mut self) -> bool {
-        let Some(at) = self.unfound.last() else { return false };
-        let Ok(addresses) = verify::resolve(at).await else {
-            // The others are asked for first the next time.
-            self.unfound.rotate_right(1);
-            return false;
-        };
-        self.unfound.pop();
-        self.former.extend(addresses.into_iter().filter(|at| !self.writer_at.contains(at)).take(ADDRESSES));
+        let Some(at) = self.unfound.last().cloned() else { return false };
+        match verify::resolve_left(&at).await {
+            Ok(found) => {
+                let left = found.into_iter().filter(|at| !self.writer_at.contains(at));
+                self.former.extend(left.take(ADDRESSES));
+            }
+            // The database is gone, say, and so is its name.
+            Err(_) if BootTime::now().since(self.left) >= COUNT_FOR && self.nobody_leads_to(at.port).await => {}
+            Err(_) => {
+                // The others are asked for first the next time.
+                self.unfound.rotate_right(1);
+                return false;
+            }
+        }
+        self.unfound.retain(|left| *left != at);
         self.counted = None;
         true
     }
 
+    /// No connection to this port leads anywhere but to where the app is to be.
+    async fn nobody_leads_to(&self, port: u16) -> bool {
+        let mut known: BTreeSet<_> = self.writer_at.iter().copied().collect();
+        let reader = self.plan.current.as_ref().and_then(|current| current.decision.reader.region());
+        let reader = reader.and_then(|name| self.snapshot.config.regions.get(name)?.database_at());
+        if let Some(reader) = reader
+            && let Ok(found) = verify::resolve_left(&reader).await
+        {
+            known.extend(found);
+        }
+        let others = move |at: SocketAddr| at.port() == port && !known.contains(&at);
+        matches!(timeout(FILE, LANE.run(move || sessions::established(others))).await, Ok(Ok(Ok(0))))
+    }
+
     async fn count_sessions(&mut self) {
         let now = BootTime::now();
+        // A name that nobody has in the configuration any more is nobody's.
+        let config = &self.snapshot.config;
+        self.unfound.retain(|at| config.regions.values().any(|region| region.database_at().as_ref() == Some(at)));
+        if self.former.is_empty() {
+            self.sessions = 0;
+        }
         if self.former.is_empty() || self.counted.is_some_and(|at| now.since(at) < COUNT) {
             return;
         }
         self.counted = Some(now);
         let former = self.former.clone();
-        match timeout(FILE, LANE.run(move || sessions::established(&former))).await {
+        match timeout(FILE, LANE.run(move || sessions::established(|at| former.contains(&at)))).await {
             Ok(Ok(Ok(count))) => self.sessions = count,
             // What cannot be counted is not none.
             _ => self.sessions = self.sessions.max(1),
@@ -380,7 +422,7 @@ mod tests {
                 only_new: false,
                 rollback: None,
             };
-            let left = left_before(&Plan::resume(decision, &config, BootTime::now()), &config);
+            let left = left_before(&Plan::resume(decision, true, &config, BootTime::now()), &config);
             left.into_iter().map(|at| at.host).collect::<Vec<_>>()
         };
         assert_eq!(left("none", "a-1", State::Standby), ["db.b"], "the replica here is read all the time");

@@ -128,14 +128,27 @@ async fn app(url: &HttpUrl) -> Result<Seen, NotVerified> {
     }
 }
 
-/// Where a name leads now. A resolver that hangs costs one thread, however often it is asked.
+/// Where the writer's name leads now. A resolver that hangs costs one thread, however often it is asked.
 ///
 /// # Errors
 /// When it leads nowhere, or nobody says so in time.
 pub async fn resolve(at: &HostPort) -> Result<Vec<SocketAddr>, NotVerified> {
     static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+    resolve_in(&LANE, at).await
+}
+
+/// The same for a name that the app does not write to any more: whoever waits for the writer's does not wait for it.
+///
+/// # Errors
+/// As for [`resolve`].
+pub async fn resolve_left(at: &HostPort) -> Result<Vec<SocketAddr>, NotVerified> {
+    static LANE: LazyLock<Lane> = LazyLock::new(Lane::new);
+    resolve_in(&LANE, at).await
+}
+
+async fn resolve_in(lane: &Lane, at: &HostPort) -> Result<Vec<SocketAddr>, NotVerified> {
     let HostPort { host, port } = at.clone();
-    let search = LANE.run(move || (host, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>));
+    let search = lane.run(move || (host, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>));
     let found = match timeout(RESOLVE, search).await {
         Ok(found) => found.map_err(io::Error::other).flatten(),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),

@@ -265,7 +265,7 @@ fn an_agent_that_starts_again_asks_for_the_same_decision_and_makes_no_new_one() 
     let mut player = Player::default();
     player.reach(&goal("b"), 0);
     let decision = player.plan.current.clone().unwrap().decision;
-    let mut player = Player { plan: Plan::resume(decision, &config(), at(5_000)), ids: 1 };
+    let mut player = Player { plan: Plan::resume(decision, true, &config(), at(5_000)), ids: 1 };
     assert_eq!(player.plan.next(None, at(5_000)), Step::Rest(None), "not before it is wanted again");
     assert_eq!(player.next(&goal("b"), 5_000), Step::Ask);
     player.plan.asked(at(5_000));
@@ -273,7 +273,7 @@ fn an_agent_that_starts_again_asks_for_the_same_decision_and_makes_no_new_one() 
     assert!(matches!(player.next(&goal("b"), 5_020), Step::Verify(_)));
     // And one that was rolled back goes on to the goal.
     let back = Decision { rollback: Some("7".to_owned()), ..player.plan.current.clone().unwrap().decision };
-    let mut player = Player { plan: Plan::resume(back, &config(), at(5_000)), ids: 1 };
+    let mut player = Player { plan: Plan::resume(back, true, &config(), at(5_000)), ids: 1 };
     assert_eq!(player.next(&goal("b"), 5_000), Step::Ask);
     player.helper(Some("none"), None, 5_010);
     assert!(matches!(player.next(&goal("b"), 5_020), Step::Look { .. }));
@@ -285,7 +285,7 @@ fn what_stood_before_the_agent_started_is_not_taken_away_because_nobody_can_log_
     player.reach(&goal("b"), 0);
     let decision = player.plan.current.clone().unwrap().decision;
     let resumed = |now| {
-        let mut player = Player { plan: Plan::resume(decision.clone(), &config(), at(now)), ids: 1 };
+        let mut player = Player { plan: Plan::resume(decision.clone(), true, &config(), at(now)), ids: 1 };
         assert_eq!(player.next(&goal("b"), now), Step::Ask);
         player.plan.asked(at(now));
         player
@@ -322,6 +322,21 @@ fn what_stood_before_the_agent_started_is_not_taken_away_because_nobody_can_log_
 }
 
 #[test]
+fn a_repoint_that_was_cut_short_before_it_was_verified_can_still_be_rolled_back() {
+    let mut player = Player::default();
+    player.look(&goal("b"), Ok(()), 0);
+    let decision = player.decide(&goal("b"), 0);
+    let mut player = Player { plan: Plan::resume(decision, false, &config(), at(5_000)), ids: 1 };
+    assert_eq!(player.next(&goal("b"), 5_000), Step::Ask);
+    player.plan.asked(at(5_000));
+    player.helper(Some("b"), None, 5_010);
+    player.plan.verified(Err("the app answers 500".to_owned()), at(15_010));
+    assert!(
+        matches!(player.next(&goal("b"), 15_010), Step::Decide(draft) if matches!(draft.purpose, Purpose::Back { .. }))
+    );
+}
+
+#[test]
 fn where_the_app_may_write_is_known_at_each_step() {
     let writers =
         |player: &Player| player.plan.writers().map(|regions| regions.into_iter().collect::<Vec<_>>().join(" "));
@@ -342,7 +357,7 @@ fn where_the_app_may_write_is_known_at_each_step() {
     player.decide(&goal("none"), 40);
     player.helper(Some("none"), None, 50);
     assert_eq!(writers(&player).as_deref(), Some(""));
-    let mut plan = Plan::resume(decision, &config(), at(60));
+    let mut plan = Plan::resume(decision, true, &config(), at(60));
     plan.recall(&Applied {
         done: Done { id: "other".to_owned(), ..done.clone() },
         writer: Some(target("a")),
