@@ -31,9 +31,9 @@ class Asking:
     def ask_on(self, path):
         while not self.ended.is_set():
             began = time.monotonic()
-            code, by = ask(self.port, path, self.limit)
+            code, by, body = ask(self.port, path, self.limit)
             with self.lock:
-                self.answers.append((path, code, by, time.monotonic() - began))
+                self.answers.append((path, code, by, body, time.monotonic() - began))
             # The pace, not a wait for anything.
             self.ended.wait(0.2)
 
@@ -49,20 +49,20 @@ class Asking:
         with self.lock:
             answers, self.answers = self.answers, []
         wrong = [answer for answer in answers if answer[1] != self.promised[answer[0]]]
-        held = sum(by == "absent" for _, _, by, _ in answers)
+        held = sum(by == "absent" for _, _, by, *_ in answers)
         slowest = max(took for *_, took in answers)
         return f"{len(answers)} answers, {held} of them nginx's own, {len(wrong)} lost or wrong, the slowest {slowest:.1f} s", wrong
 
 
 def ask(port, path, limit):
-    """Status code and `X-Dr-Agent` of one answer; 0 and the reason if there is none."""
+    """Status code, `X-Dr-Agent` and body of one answer; 0 and the reason if there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        answer.read()
-        return answer.status, answer.getheader("X-Dr-Agent", "")
+        body = answer.read().decode(errors="replace")
+        return answer.status, answer.getheader("X-Dr-Agent", ""), body
     except (OSError, http.client.HTTPException) as error:
-        return 0, repr(error)
+        return 0, "", repr(error)
     finally:
         connection.close()

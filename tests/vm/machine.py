@@ -36,7 +36,7 @@ class Vm:
     def __init__(self, place, scratch):
         self.place, self.scratch = place, scratch
         self.tools = place / "tools"
-        self.qemu = self.server = None
+        self.qemu = self.server = self.login = None
         self.ssh_port, self.web_port = free_port(), free_port()
         self.began = time.monotonic()
 
@@ -84,13 +84,26 @@ class Vm:
         log = open(self.scratch / "qemu.log", "wb")
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
+    def ssh(self, *arguments):
+        return [
+            "ssh", "-q", "-i", self.place / "key", "-p", str(self.ssh_port), "-o", "StrictHostKeyChecking=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes",
+            "-o", f"ControlPath={self.scratch / 'login'}", *arguments, "root@127.0.0.1",
+        ]
+
+    def log_in(self):
+        """One login for all commands, each of which would take seconds for its own. Where it is not there yet, or no more, they do."""
+        self.log_out()
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.login = subprocess.Popen(self.ssh("-M", "-N"), **quiet)
+
+    def log_out(self):
+        finish(self.login)
+        (self.scratch / "login").unlink(missing_ok=True)
+
     def run(self, command, limit=120):
         """Runs a shell command on the machine; gives its code and what it said."""
-        ssh = [
-            "ssh", "-q", "-i", self.place / "key", "-p", str(self.ssh_port), "-o", "StrictHostKeyChecking=no",
-            "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes", "root@127.0.0.1",
-            command,
-        ]
+        ssh = [*self.ssh(), command]
         try:
             done = subprocess.run(ssh, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
         except subprocess.TimeoutExpired:
@@ -134,7 +147,7 @@ class Vm:
 
     def answer_by(self, path):
         """The same, and `X-Dr-Agent`: a generation, or `absent` when it is nginx's own."""
-        return ask(self.web_port, path, 3)
+        return ask(self.web_port, path, 3)[:2]
 
     def agent_answers(self):
         """Waits until the running agent itself answers; says how long it took."""
@@ -192,9 +205,11 @@ class Vm:
         """Reboots; gives the seconds from where nobody answered until the first 200. `meanwhile` is done as soon as it serves."""
         before = self.must("cat /proc/sys/kernel/random/boot_id")
         self.run("systemctl reboot", 20)
+        self.log_out()
         down = self.wait("it goes down", 300, lambda: self.answer("/health/instance") == 0)
         first = self.wait("it serves again", 300, lambda: self.answer("/health/instance") == 200)
         self.wait("it can be asked", 120, lambda: self.run("true")[0] == 0)
+        self.log_in()
         after = self.must("cat /proc/sys/kernel/random/boot_id")
         expect(after != before, "it is another boot")
         meanwhile()
@@ -205,11 +220,15 @@ class Vm:
         return first
 
     def stop(self):
-        for process in (self.qemu, self.server):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-                process.wait()
+        for process in (self.login, self.qemu, self.server):
+            finish(process)
+
+
+def finish(process):
+    if process is not None and process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
 
 
 def expect(so, what):
