@@ -47,7 +47,7 @@ test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with
 	PACKAGED_AGENT=$(CURDIR)/target/release/dr-agent cargo test --locked --test it -- package:: installed::
 	@tests/release/package
 
-test-machine: setup ## Boots an emulated machine with a real NFS mount, whose server then freezes. Its image: 2 GB, once. About 10 minutes.
+test-machine: setup ## Boots an emulated machine with the package and a real NFS mount, whose server then freezes. Its image: 2 GB, once. 13 to 20 minutes.
 	@# As for the demo.
 	cargo build --locked --bin dr-agent --examples
 	@tests/vm/run
