@@ -135,7 +135,10 @@ agent dies. That of a region is written into its database, so that every agent o
 With --shared, and of a region, it is refused without --force unless the other region is ready.")]
     Drill(DrillArgs),
     /// Keys by which agents know each other
-    #[command(subcommand, after_help = "Examples:\n  dr-agent key generate > /etc/dr-agent/group.key")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  dr-agent key generate | install -m 0640 -g dr-agent /dev/stdin /etc/dr-agent/group.key"
+    )]
     Key(KeyCommand),
     /// What needs root, for a request of the agent; systemd starts it
     #[command(
@@ -309,7 +312,9 @@ by itself at its time.")]
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Print a new key, for a line of `key_file`
-    #[command(after_help = "Examples:\n  dr-agent key generate")]
+    #[command(
+        after_help = "Examples:\n  dr-agent key generate | install -m 0640 -g dr-agent /dev/stdin /etc/dr-agent/group.key"
+    )]
     Generate,
 }
 

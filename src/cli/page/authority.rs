@@ -49,7 +49,7 @@ pub(super) fn write(page: &mut String, report: &Report, zone: &TimeZone) -> std:
     line(
         page,
         "epoch",
-        &format!("highest known: {}; in the database here, a {}: {own}", claim(&authority.known), authority.role),
+        &format!("highest known: {}; in the database here ({}): {own}", claim(&authority.known), authority.role),
     )?;
     if let Some(lag) = &authority.lag {
         line(page, "lag", &format!("{:.1} s, by the {}", lag.seconds, lag.by))?;
@@ -105,7 +105,7 @@ mod tests {
         Who owns the data
           state          STANDBY, since 2026-11-23 21:42:07 +00:00: this region's database is a replica; the
                          other region's database says that it is the owner
-          epoch          highest known: epoch 1 of ap-south-1; in the database here, a replica: the same
+          epoch          highest known: epoch 1 of ap-south-1; in the database here (replica): the same
           lag            1.2 s, by the heartbeat
           database       the database here is a replica and has the newest epoch
           lag            the replica is 1.2 s behind, by the heartbeat

@@ -45,6 +45,10 @@ use crate::report::Report;
 use crate::snapshot::{HistoryEntry, Snapshot};
 use crate::telemetry::{ErrorChain, event};
 
+/// What helps whoever was refused an order about authority.
+const REFUSED_HINT: &str =
+    "`dr-agent authority show` says how things stand; `dr-agent check` why a database cannot be read";
+
 /// People and their scripts.
 const CONNECTIONS: usize = 32;
 
@@ -209,16 +213,12 @@ impl Shared {
         };
         match timeout(ORDER_LIMIT, asked).await {
             Ok(Ok(Ok(value))) => json(&value),
-            Ok(Ok(Err(No { is_refusal: true, error }))) => {
-                Err(Refusal::new(StatusCode::CONFLICT, error, "see `dr-agent authority show`"))
-            }
-            Ok(Ok(Err(No { error, .. }))) => {
-                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "see `dr-agent authority show`"))
-            }
+            Ok(Ok(Err(No { is_refusal: true, error }))) => Err(Refusal::new(StatusCode::CONFLICT, error, REFUSED_HINT)),
+            Ok(Ok(Err(No { error, .. }))) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, REFUSED_HINT)),
             Ok(Err(_)) | Err(_) => Err(Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "nobody answered in time; it may have been done all the same",
-                "see `dr-agent authority show`",
+                REFUSED_HINT,
             )),
         }
     }
