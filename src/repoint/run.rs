@@ -210,18 +210,21 @@ impl<L: Look> Task<L> {
     async fn verify(&mut self, at: &HostPort) {
         let result = verify::verify(&self.snapshot.config, at).await;
         let result = result.map_err(|error| ErrorChain(&error).to_string());
-        if result.is_ok()
-            && let Ok(addresses) = verify::resolve(at).await
-        {
+        let is_reached = result.is_ok();
+        if is_reached && let Ok(addresses) = verify::resolve(at).await {
             self.former.retain(|address| !addresses.contains(address));
             self.unfound.retain(|left| left != at);
             self.writer_at = addresses;
-            self.keep_verified().await;
         }
         let is_first = !self.is_failing();
         self.plan.verified(result, BootTime::now());
         if let Some(current) = self.plan.current.as_ref().filter(|_| is_first || !self.is_failing()) {
             event::repoint_judged(current);
+        }
+        if is_reached {
+            // First: nobody waits for the disk.
+            self.tell();
+            self.keep_verified().await;
         }
     }
 
@@ -230,7 +233,7 @@ impl<L: Look> Task<L> {
     async fn keep_verified(&self) {
         let Some(current) = &self.plan.current else { return };
         let (dir, id) = (self.channels.state_dir.clone(), current.decision.id.clone());
-        drop(timeout(FILE, BESIDE.run(move || decision::write_verified(&dir, &id))).await);
+        drop(timeout(FILE, LANE.run(move || decision::write_verified(&dir, &id))).await);
     }
 
     /// An attempt to verify the decision has failed.
