@@ -52,6 +52,14 @@ pub struct Read {
     pub tables: Option<Tables>,
 }
 
+impl Read {
+    /// The heartbeat of `region` that stands there; `None` without one, and without the tables.
+    #[must_use]
+    pub fn beat(&self, region: &str) -> Option<&Beat> {
+        self.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region)
+    }
+}
+
 /// What stands in the schema `dr_agent`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tables {

@@ -211,6 +211,12 @@ impl Group {
 }
 
 impl Facts {
+    /// What the other region answered last; `None` before, and where it is not asked.
+    #[must_use]
+    pub fn answer_across(&self) -> Option<&Across> {
+        Some(&self.across.as_ref()?.last.as_ref()?.answer)
+    }
+
     /// Every source was asked no earlier than `time`, and each question has ended, well or not.
     #[must_use]
     pub fn asked_since(&self, time: BootTime) -> bool {

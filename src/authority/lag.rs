@@ -48,9 +48,8 @@ impl Lag {
             return None;
         }
         let source = memory.known.as_ref().map_or(&facts.place.other, |known| &known.region);
-        let beats = read.tables.iter().flat_map(|tables| &tables.heartbeat);
-        let beat = beats.into_iter().find(|beat| beat.region == *source);
-        let by_beat = beat.map(|beat| Self { ms: beat.age_ms, by: Measure::Heartbeat, beat: Some(beat.at) });
+        let by_beat =
+            read.beat(source).map(|beat| Self { ms: beat.age_ms, by: Measure::Heartbeat, beat: Some(beat.at) });
         let by_server =
             || read.lag_seconds.map(|lag| Self { ms: lag.saturating_mul(1_000), by: Measure::Replica, beat: None });
         by_beat.or_else(by_server)

@@ -311,7 +311,7 @@ impl Ledger {
 /// How old the newest heartbeat of `region` in a database is now, by its clock.
 fn age(database: &Database, region: &str, facts: &Facts) -> Option<u64> {
     let seen = database.fresh()?;
-    let beat = seen.read.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region)?;
+    let beat = seen.read.beat(region)?;
     // It was that old some time after the read began.
     let passed = u64::try_from(facts.now.since(seen.began).as_millis()).unwrap_or(u64::MAX);
     Some(beat.age_ms.saturating_add(passed))
@@ -327,13 +327,13 @@ fn missing(failover: &Failover, facts: &Facts) -> Option<u64> {
     }
     let there = &facts.other.as_ref()?.fresh()?.read;
     let has_it = newest(there)?.claim.epoch >= failover.to.epoch;
-    let span = beat(&facts.own.fresh()?.read, from)?.duration_since(beat(there, from)?);
+    let span = facts.own.fresh()?.read.beat(from)?.at.duration_since(there.beat(from)?.at);
     has_it.then(|| age.saturating_add(u64::try_from(span.as_millis()).unwrap_or(0)))
 }
 
 /// How the other region was seen to stop, by its last answer.
 fn stop(facts: &Facts) -> Stop {
-    match facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer)) {
+    match facts.answer_across() {
         Some(Across::Verified(proof)) if proof.closed && !proof.left => Stop::Closed,
         Some(Across::Silent) => Stop::Silent,
         _ => Stop::Unseen,
@@ -356,7 +356,7 @@ fn lost(failover: &Failover, facts: &Facts) -> Option<u64> {
     let is_stale = newest(old)?.claim == failover.from && Shows::of(old) == Shows::Writable;
     let new = &new.seen.as_ref()?.read;
     let has_it = newest(new)?.claim.epoch >= failover.to.epoch;
-    let span = beat(old, &failover.from.region)?.duration_since(beat(new, &failover.from.region)?);
+    let span = old.beat(&failover.from.region)?.at.duration_since(new.beat(&failover.from.region)?.at);
     (is_stale && has_it).then(|| u64::try_from(span.as_millis()).unwrap_or(0))
 }
 
@@ -367,16 +367,12 @@ fn wrote_after(failover: &Failover, facts: &Facts) -> Option<u64> {
         |database: &Database| newest(&database.seen.as_ref()?.read).filter(|row| row.claim == failover.to).cloned();
     let since = row(facts.other.as_ref()?)?.since;
     let own = &facts.own.fresh()?.read;
-    let span = beat(own, &failover.region)?.duration_since(since);
+    let span = own.beat(&failover.region)?.at.duration_since(since);
     Some(u64::try_from(span.as_millis()).unwrap_or(0))
 }
 
 fn newest(read: &Read) -> Option<&Row> {
     read.tables.as_ref()?.newest.as_ref()
-}
-
-fn beat(read: &Read, region: &str) -> Option<Timestamp> {
-    read.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region).map(|beat| beat.at)
 }
 
 #[cfg(test)]

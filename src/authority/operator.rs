@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claim::NewRow;
 use super::closing;
-use super::database::{Beat, Kind, Read, Tables};
+use super::database::{Kind, Tables};
 use super::decide::Decision;
 use super::facts::{Across, Facts};
 use super::lag;
@@ -110,8 +110,7 @@ pub fn close(facts: &Facts, decision: &Decision) -> Result<(), Refused> {
 /// # Errors
 /// When it would not, or nobody can tell.
 pub fn other_ready(facts: &Facts) -> Result<(), Refused> {
-    let across = facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer));
-    let Some(Across::Verified(proof)) = across else { return Err(Refused::OtherSilent) };
+    let Some(Across::Verified(proof)) = facts.answer_across() else { return Err(Refused::OtherSilent) };
     if !proof.fresh || proof.role != Role::Replica.name() {
         return Err(Refused::OtherNoReplica);
     }
@@ -166,7 +165,7 @@ impl Progress {
         let mine = super::word::Word::of(decision, facts);
         let members = facts.group.members.iter().map(|member| (member.instance.as_str(), member.word.as_ref()));
         let all: Vec<_> = members.chain([(instance, Some(&mine))]).collect();
-        let across = facts.across.as_ref().and_then(|across| Some(&across.last.as_ref()?.answer));
+        let across = facts.answer_across();
         let other = facts.other.as_ref().and_then(|other| other.fresh());
         let mut progress = Self {
             open: all
@@ -188,7 +187,7 @@ impl Progress {
         if progress.is_quiet() {
             progress.quiet = before.and_then(|before| before.quiet).or_else(|| server_time(facts));
         }
-        let applied = other.and_then(|seen| beat(&seen.read, &facts.place.region));
+        let applied = other.and_then(|seen| seen.read.beat(&facts.place.region));
         let had_all = before.is_some_and(|before| before.has_all && before.quiet == progress.quiet);
         // It stays true while the replica cannot be read: it is being promoted, say.
         progress.has_all = had_all || progress.quiet.zip(applied).is_some_and(|(quiet, beat)| beat.at > quiet);
@@ -214,13 +213,9 @@ impl Progress {
 /// What this region's database's clock says now, by its heartbeat row and by what has passed here since that was read.
 fn server_time(facts: &Facts) -> Option<Timestamp> {
     let seen = facts.own.fresh()?;
-    let beat = beat(&seen.read, &facts.place.region)?;
+    let beat = seen.read.beat(&facts.place.region)?;
     let passed = Duration::from_millis(beat.age_ms.saturating_add(1)) + facts.now.since(seen.began);
     beat.at.checked_add(SignedDuration::try_from(passed).ok()?).ok()
-}
-
-fn beat<'a>(read: &'a Read, region: &str) -> Option<&'a Beat> {
-    read.tables.as_ref()?.heartbeat.iter().find(|beat| beat.region == region)
 }
 
 /// This region's database, read now, writable, with its tables.
@@ -245,6 +240,7 @@ fn row(facts: &Facts, own: Own, base: u64, kind: Kind) -> NewRow {
 mod tests {
     use super::*;
     use crate::authority::State;
+    use crate::authority::database::{Beat, Read};
     use crate::authority::decide::bench::{Bench, claim as epoch_of, closing, read, replica, superseded};
     use crate::authority::facts::Across;
     use crate::authority::outputs::RegionRule;

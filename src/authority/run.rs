@@ -19,8 +19,7 @@ use super::memory::Memory;
 use super::notice::Notice;
 use super::outputs::{Gate, Step, Target, steps};
 use super::readiness::Readiness;
-use super::said::{Said, other_database};
-use super::word::{Proof, Word};
+use super::said::Said;
 use super::{State, operator};
 use crate::aws::Aws;
 use crate::clock::{self, BootTime};
@@ -249,20 +248,11 @@ impl Task {
         self.memory = decision.memory.clone();
         let gate = self.gate(&decision, &progress);
         let ready = Readiness::of(&snapshot).map(|readiness| readiness.ready);
-        let said = Arc::new(Said {
-            gate,
-            word: Word::of(&decision, &self.facts),
-            proof: Proof { ready, config: snapshot.config.digest.clone(), ..Proof::of(&decision, &self.facts) },
-            problems: self.problems.iter().cloned().collect(),
-            other_ready: operator::other_ready(&self.facts),
-            place: self.setup.place.clone(),
-            lag,
-            ledger: Arc::clone(&self.ledger),
-            progress,
-            across: self.facts.across.as_ref().and_then(|across| Some(across.last.as_ref()?.answer.clone())),
-            other_database: other_database(&self.facts),
-            decision: decision.clone(),
-        });
+        let mut said = Said::of(decision.clone(), &self.facts, Arc::clone(&self.ledger), progress);
+        said.gate = gate;
+        said.problems = self.problems.iter().cloned().collect();
+        (said.proof.ready, said.proof.config) = (ready, snapshot.config.digest.clone());
+        let said = Arc::new(said);
         self.decision = Some(decision);
         if self.said.as_ref() != Some(&said) {
             self.said = Some(Arc::clone(&said));

@@ -9,7 +9,7 @@ use super::lag::Lag;
 use super::ledger::Ledger;
 use super::memory::{Memory, Shows};
 use super::notice::Notice;
-use super::operator::Refused;
+use super::operator::{self, Refused};
 use super::outputs::{Gate, RegionRule};
 use super::why::Reason;
 use super::word::{Proof, Word};
@@ -43,13 +43,31 @@ pub struct Said {
 }
 
 /// What the other region's database showed last.
-#[must_use]
-pub fn other_database(facts: &Facts) -> Option<Result<Shows, String>> {
+fn other_database(facts: &Facts) -> Option<Result<Shows, String>> {
     let last = facts.other.as_ref()?.last.as_ref()?;
     Some(last.result.as_ref().map(Shows::of).map_err(|unread| unread.words().to_owned()))
 }
 
 impl Said {
+    /// What is said after a decision whose gate is in nobody's way and in which nothing was tried in vain.
+    #[must_use]
+    pub fn of(decision: Decision, facts: &Facts, ledger: Arc<Ledger>, progress: Arc<Progress>) -> Self {
+        Self {
+            gate: decision.gate,
+            word: Word::of(&decision, facts),
+            proof: Proof::of(&decision, facts),
+            problems: Vec::new(),
+            other_ready: operator::other_ready(facts),
+            place: facts.place.clone(),
+            lag: Lag::of(facts, &decision.memory),
+            ledger,
+            progress,
+            across: facts.answer_across().cloned(),
+            other_database: other_database(facts),
+            decision,
+        }
+    }
+
     /// What a person must know, if something is wrong.
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
@@ -108,22 +126,15 @@ pub(crate) fn sample(place: Place) -> Said {
         }
         read
     });
-    bench.facts.place = place.clone();
+    bench.facts.place = place;
     bench.memory.known = Some(claim);
     bench.own(own).other(other);
     let decision = bench.decide();
     Said {
-        gate: decision.gate,
-        word: Word::of(&decision, &bench.facts),
-        proof: Proof::of(&decision, &bench.facts),
-        problems: Vec::new(),
         other_ready: Ok(()),
-        place,
         lag: None,
-        ledger: Arc::default(),
-        progress: Arc::default(),
         across: None,
         other_database: Some(Ok(Shows::Writable)),
-        decision,
+        ..Said::of(decision, &bench.facts, Arc::default(), Arc::default())
     }
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::decide;
 use super::super::facts::{Applied, Group};
 use super::super::memory::Memory;
-use super::super::said::{Said, other_database};
-use super::super::word::{Proof, Word};
-use super::super::{decide, operator};
+use super::super::said::Said;
 use super::gather::{self, Sources};
 use super::setup::Setup;
 use crate::clock::BootTime;
@@ -42,18 +41,5 @@ pub async fn once(config: &Config, stands: &Stands<'_>) -> Option<Said> {
     facts.applied = Applied { gate_closed: stands.gate_closed, ..gather::applied(&setup, &progress) };
     let memory = Memory::resume(stands.saved.authority.clone(), stands.boot, started);
     let decision = decide::decide(&facts, &memory);
-    Some(Said {
-        gate: decision.gate,
-        word: Word::of(&decision, &facts),
-        proof: Proof::of(&decision, &facts),
-        problems: Vec::new(),
-        other_ready: operator::other_ready(&facts),
-        place: setup.place.clone(),
-        lag: super::super::lag::Lag::of(&facts, &decision.memory),
-        ledger: Arc::clone(&stands.saved.ledger),
-        progress,
-        across: facts.across.as_ref().and_then(|across| Some(across.last.as_ref()?.answer.clone())),
-        other_database: other_database(&facts),
-        decision,
-    })
+    Some(Said::of(decision, &facts, Arc::clone(&stands.saved.ledger), progress))
 }
