@@ -332,7 +332,7 @@ struct InitArgs {
     /// Although the other region's database cannot be read, or is writable too
     #[arg(long)]
     force: bool,
-    /// What would have to be typed otherwise
+    /// The words that would have to be typed otherwise: `init without knowing the other region`
     #[arg(long, value_name = "TEXT")]
     yes: Option<String>,
 }
@@ -342,7 +342,7 @@ struct ClaimArgs {
     /// Why, for whoever reads the row
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// What would have to be typed otherwise
+    /// The word that would have to be typed otherwise: the command's own, `claim` or `release`
     #[arg(long, value_name = "TEXT")]
     yes: Option<String>,
 }
@@ -359,8 +359,8 @@ struct DrillArgs {
     #[arg(long, value_name = "TEXT", required_unless_present = "end")]
     reason: Option<String>,
     /// How long, at most 24h
-    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = time::span)]
-    span: time::Span,
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = time::length)]
+    span: Duration,
     /// Though the other region is not ready
     #[arg(long)]
     force: bool,
@@ -375,8 +375,8 @@ struct CloseArgs {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// How long, at most 24h
-    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::span)]
-    span: time::Span,
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::length)]
+    span: Duration,
     /// Do not wait until the other region can be promoted
     #[arg(long)]
     detach: bool,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::Value;
 
-use super::time::{Span, show_span};
+use super::time::show_span;
 use super::{AuthorityCommand, Exit, FenceCommand, Format, client, close, render};
 use crate::authority::lag::seconds;
 use crate::authority::notice::Notice;
@@ -36,23 +36,19 @@ pub(super) fn authority(socket: &Path, command: AuthorityCommand) -> Exit {
 pub(super) fn fence(socket: &Path, command: FenceCommand) -> Exit {
     match command {
         FenceCommand::Status(args) => show(socket, args.format),
-        FenceCommand::Close(args) => match args.span {
-            Span::Boot => usage("a planned close ends by itself: say how long, such as `--for 30m`"),
-            Span::For(span) => {
-                let order =
-                    Order::Close { reason: args.reason, seconds: span.as_secs(), is_drill: false, force: false };
-                let exit = obey(socket, &order);
-                if exit != Exit::Ok {
-                    return exit;
-                }
-                render::note(format_args!("it ends by itself in {}", show_span(span)));
-                render::hint("`dr-agent fence release` ends it; leaving this command does not");
-                if args.detach {
-                    return Exit::Ok;
-                }
-                client::block_on(close::watch(socket)).unwrap_or_else(|error| error.show())
+        FenceCommand::Close(args) => {
+            let seconds = args.span.as_secs();
+            let exit = obey(socket, &Order::Close { reason: args.reason, seconds, is_drill: false, force: false });
+            if exit != Exit::Ok {
+                return exit;
             }
-        },
+            render::note(format_args!("it ends by itself in {}", show_span(args.span)));
+            render::hint("`dr-agent fence release` ends it; leaving this command does not");
+            if args.detach {
+                return Exit::Ok;
+            }
+            client::block_on(close::watch(socket)).unwrap_or_else(|error| error.show())
+        }
         FenceCommand::Release(args) => release(socket, &args.reason, args.yes.as_deref()),
     }
 }
@@ -87,11 +83,6 @@ pub(super) fn generate_key() -> Exit {
     };
     render::data(&format!("{one}{two}\n"));
     Exit::Ok
-}
-
-pub(super) fn usage(what: &str) -> Exit {
-    render::errors(&[what.to_owned()]);
-    Exit::Usage
 }
 
 /// The word that a person must type, or has given on the command line: it cannot be a habit.
@@ -174,6 +165,7 @@ fn text(shown: &Value) -> String {
     let lines = [
         ("state", word(&summary["state"]) + &since),
         ("region", format!("{}, the other one is {}", word(&shown["region"]), word(&shown["other"]))),
+        ("gate", word(&shown["gate"])),
         ("database here", word(&summary["role"])),
         ("its newest row", claim(&shown["own"]["claim"])),
         ("highest known", claim(&shown["known"])),
@@ -235,13 +227,14 @@ mod tests {
         };
         let shown = serde_json::json!({
             "summary": {"state": "SUPERSEDED", "role": "superseded", "promoted": false, "claim": "Superseded: x"},
-            "region": "ap-south-1", "other": "us-east-1", "known": {"epoch": 2, "region": "us-east-1"},
+            "region": "ap-south-1", "other": "us-east-1", "gate": "closed: users get 503", "known": {"epoch": 2, "region": "us-east-1"},
             "own": {"claim": {"epoch": 1, "region": "ap-south-1"}}, "since": "2026-11-24T21:42:08Z",
             "notice": notice, "problems": [], "close": {"progress": {"until": null}},
         });
         insta::assert_snapshot!(text(&shown), @r"
         state            SUPERSEDED, since 2026-11-24T21:42:08Z
         region           ap-south-1, the other one is us-east-1
+        gate             closed: users get 503
         database here    superseded
         its newest row   epoch 1 of ap-south-1
         highest known    epoch 2 of us-east-1

@@ -26,7 +26,7 @@ use crate::clock::{self, BootTime, Stamp};
 use crate::config::Config;
 use crate::config::load::{self, Loaded};
 use crate::health::cause::{Cause, Status, TABLE};
-use crate::health::component::ComponentState;
+use crate::health::component::{ComponentState, Schedule};
 use crate::health::verdict::{self, Doors, Group, Inputs};
 use crate::identity;
 use crate::identity::lifecycle::Lifecycle;
@@ -349,7 +349,9 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
             let component = spec.component();
             let target = spec.target();
             let ever_healthy = saved.ever_healthy.get(component.name()) == Some(&target);
-            let mut state = ComponentState::new(component.clone(), target, spec.schedule(), ever_healthy, now);
+            // It looks once: what it finds has to do.
+            let schedule = Schedule { fall: 1, ..spec.schedule() };
+            let mut state = ComponentState::new(component.clone(), target, schedule, ever_healthy, now);
             let found = observations.iter_mut().find(|o| o.as_ref().is_some_and(|o| o.component == component));
             state.apply(found.and_then(Option::take).unwrap_or_else(|| Observation {
                 component,

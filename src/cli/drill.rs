@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::latch::Order;
-use super::time::Span;
 use super::{DrillArgs, Exit, authority, latch};
 use crate::latches::{Drill, Kind};
 
@@ -11,14 +10,11 @@ pub(super) fn run(socket: &Path, args: DrillArgs) -> Exit {
     let DrillArgs { component, shared, reason: Some(reason), span, force, end: _ } = args else {
         return latch::clear(socket, Kind::Drill);
     };
-    let Span::For(length) = span else {
-        return authority::usage("a drill ends by itself: say how long, such as `--for 10m`");
-    };
     match component {
         Some(component) => {
-            let (seconds, drill) = (Some(length.as_secs()), Some(Drill { component, shared }));
+            let (seconds, drill) = (Some(span.as_secs()), Some(Drill { component, shared }));
             latch::order(socket, Kind::Drill, &Order { reason: &reason, seconds, force, drill })
         }
-        None => authority::drill(socket, reason, length, force),
+        None => authority::drill(socket, reason, span, force),
     }
 }

@@ -25,14 +25,18 @@ pub(super) fn span(text: &str) -> Result<Span, String> {
     if text == "boot" {
         return Ok(Span::Boot);
     }
-    let span =
-        SpanParser::new().parse_unsigned_duration(text).map_err(|_| "write it as `30m`, `1h` or `boot`".to_owned())?;
+    length(text).map(Span::For).map_err(|wrong| format!("{wrong}, or `boot`"))
+}
+
+/// `1h`, `30m`: of what must end by itself.
+pub(super) fn length(text: &str) -> Result<Duration, String> {
+    let span = SpanParser::new().parse_unsigned_duration(text).map_err(|_| "write it as `30m` or `1h`".to_owned())?;
     if span > LONGEST {
-        Err("at most 24h, or `boot`".to_owned())
+        Err("at most 24h".to_owned())
     } else if span < Duration::from_secs(1) {
         Err("at least 1s".to_owned())
     } else {
-        Ok(Span::For(span))
+        Ok(span)
     }
 }
 
@@ -118,6 +122,7 @@ mod tests {
     fn a_latch_ends_within_a_day_or_with_the_boot() {
         assert_eq!(span("30m"), Ok(Span::For(Duration::from_secs(1800))));
         assert_eq!(span("boot"), Ok(Span::Boot));
+        assert!(length("boot").is_err(), "what must end by itself has a time");
         for bad in ["25h", "5", "0s", "always", "-1h"] {
             assert!(span(bad).is_err(), "{bad}");
         }

@@ -182,11 +182,15 @@ impl ComponentState {
         self.settle(Status::Unknown, Some(finding), now)
     }
 
-    /// Whether the status says what the newest observation says; if not, the next attempt comes sooner.
+    /// Whether the status says what the newest observation says, and not by a first failure alone; if not, the next
+    /// attempt comes sooner.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let flapping = self.finding.as_ref().is_some_and(|finding| finding.cause == Cause::Flapping);
-        self.newest.0 == self.status || (flapping && self.newest.0 == Status::Healthy)
+        match self.newest.0 {
+            Status::Unhealthy => self.status == Status::Unhealthy && self.is_proven(),
+            newest => newest == self.status || (flapping && newest == Status::Healthy),
+        }
     }
 
     /// The newest outcome was a failure, whatever the status says yet.
@@ -199,6 +203,13 @@ impl ComponentState {
     #[must_use]
     pub fn is_working_now(&self) -> bool {
         is_working(self.newest.0) && self.was_asked()
+    }
+
+    /// Its status was not made by a first failure alone: it passed before, or failed often enough to fall.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let hangs = self.newest.1.is_some_and(is_hang);
+        self.last_ok.is_some() || self.failures >= self.schedule.fall || hangs
     }
 
     /// The newest attempt reached what is probed: what stopped one before that says nothing of it.

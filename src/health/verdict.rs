@@ -204,6 +204,7 @@ impl Doors {
     }
 
     fn judge_instance(&mut self, inputs: &Inputs<'_>) -> InstanceVerdict {
+        let was_starting = self.starting;
         if self.starting {
             let waited = inputs.now.since(self.started) >= inputs.policy.start_limit;
             let is_new = inputs.undecided || inputs.components.iter().any(|c| c.status == Status::Starting);
@@ -217,6 +218,7 @@ impl Doors {
                 self.closed_by.extend(unnamed);
             }
         }
+        let was_open = !was_starting && self.closed_by.is_empty();
         // A closer stays one until it is seen working, or everybody has it: then this instance is as good as any. One that
         // is no longer configured is none, nor is the app while nobody can see it for the gate.
         self.closed_by.retain(|closer| {
@@ -224,7 +226,9 @@ impl Doors {
             known.map_or(inputs.policy.partial, |c| !has_risen(c) && !is_everybodys(c, inputs))
                 && !(*closer == Component::App && inputs.gate_closed)
         });
-        self.closed_by.extend(inputs.components.iter().filter(|c| closes(c, inputs)).map(|c| c.component.clone()));
+        // A first failure makes the status, but one late answer beside a restart or a reload closes nothing that was open.
+        let closing = inputs.components.iter().filter(|c| closes(c, inputs) && (!was_open || c.is_proven()));
+        self.closed_by.extend(closing.map(|c| c.component.clone()));
         self.resumed &= !self.closed_by.is_empty();
         let reasons = inputs
             .components

@@ -1,5 +1,6 @@
 //! What the task takes in: the answers of one round, what the members say, and what is carried out already.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -116,10 +117,11 @@ impl Answers {
 impl Task {
     /// Asks every source, side by side, each within its own deadline.
     pub(super) async fn round(&mut self) {
-        let keys = self.channels.standing.borrow().keys.clone();
+        let standing = Arc::clone(&self.channels.standing.borrow());
+        self.note("keys", standing.problem.clone());
         let mut question = self.ask_tags();
         let tags = async { timeout(TAGS, question.as_mut()?.answer.join_next()).await.ok()??.ok()? };
-        let (answers, in_time) = tokio::join!(Box::pin(self.sources.ask(keys.as_ref())), tags);
+        let (answers, in_time) = tokio::join!(Box::pin(self.sources.ask(standing.keys.as_ref())), tags);
         answers.tell(&mut self.facts);
         if self.is_alone() {
             self.facts.tags = None;

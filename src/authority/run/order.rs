@@ -168,6 +168,7 @@ impl Task {
             "summary": summary(decision),
             "region": self.setup.place.region,
             "other": self.setup.place.other,
+            "gate": if self.facts.applied.gate_closed { "closed: users get 503" } else { "open: users are served" },
             "known": decision.memory.known,
             "own": decision.memory.own,
             "closing": closes,

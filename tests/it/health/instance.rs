@@ -97,6 +97,28 @@ fn an_agent_that_starts_again_in_the_same_boot_is_never_starting() {
 }
 
 #[test]
+fn one_late_answer_after_a_restart_or_a_reload_closes_nothing_that_was_open() {
+    let mut restarted = Bench::resumed(&[Nginx, Efs], Memory { same_boot: true, ..Memory::default() });
+    let mut reloaded = Bench::healthy(&[Nginx, Efs]);
+    reloaded.retarget(&Nginx, "another page");
+    for bench in [&mut restarted, &mut reloaded] {
+        bench.observe(&Nginx, Some(Cause::NginxTimeout));
+        assert_eq!((bench.status(&Nginx), bench.serves()), (Status::Unhealthy, true));
+        bench.fail(Nginx, Cause::NginxTimeout);
+        let closes = bench.run_until(secs(10), |bench| !bench.serves());
+        assert_eq!(closes, Some(millis(500)), "it closes by `fall`, at the pace of something that may be falling");
+    }
+    // A hang was waited for, and a new boot has nothing to keep open.
+    let mut bench = Bench::resumed(&[Nginx, Efs], Memory { same_boot: true, ..Memory::default() });
+    bench.peer_passes(&[Efs]);
+    bench.observe(&Efs, Some(Cause::EfsHung));
+    assert!(!bench.serves());
+    let mut bench = Bench::booted(&[Nginx]);
+    bench.observe(&Nginx, Some(Cause::NginxTimeout));
+    assert_eq!(bench.instance.state, InstanceState::Closed);
+}
+
+#[test]
 fn draining_comes_before_starting_and_closed_and_hides_nothing() {
     let mut bench = Bench::booted(&[Nginx]);
     bench.draining = true;
