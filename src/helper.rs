@@ -11,13 +11,16 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::state::write_atomically;
+use crate::state::{read_plain, write_atomically};
 
 /// What a helper that answers to requests does.
 pub const VERBS: [&str; 3] = ["nginx-restart", "efs-remount", "repoint-apply"];
 
 /// The helper ends within 30 s.
 pub const LIMIT: Duration = Duration::from_secs(35);
+
+/// Of an id's characters.
+const LONGEST_ID: u64 = 64;
 
 /// Where requests and results are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,18 +86,16 @@ impl Paths {
         file.write_all(format!("{id}\n").as_bytes())
     }
 
-    /// What was asked for last. Blocking.
-    ///
-    /// # Errors
-    /// When there is no request.
-    pub fn requested(&self, verb: &str) -> io::Result<String> {
-        Ok(fs::read_to_string(self.request_file(verb))?.trim().to_owned())
-    }
-
-    /// The request that has no result yet. Blocking.
+    /// The request that was made last and has no result yet. Its folder is the agent's, and root reads it and tells
+    /// everybody the id: so nothing passes that could be more than one. Blocking.
     #[must_use]
     pub fn unanswered(&self, verb: &str) -> Option<String> {
-        let id = self.requested(verb).ok()?;
+        let text = read_plain(&self.request_file(verb), LONGEST_ID + 1).ok()?;
+        let id = text.trim();
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return None;
+        }
+        let id = id.to_owned();
         self.result(verb, &id).is_none().then_some(id)
     }
 
@@ -131,10 +132,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::of(&dir.path().join("run/control.sock"));
         assert_eq!(Paths::of(Path::new("/run/dr-agent/control.sock")).results, Path::new("/run/dr-agent-result"));
-        assert!(paths.requested(NGINX).is_err());
+        assert_eq!(paths.unanswered(NGINX), None);
         paths.request(NGINX, "first").unwrap();
         paths.request(NGINX, "again").unwrap();
-        assert_eq!(paths.requested(NGINX).unwrap(), "again");
         assert_eq!(paths.unanswered(NGINX).unwrap(), "again");
         let done = Done { id: "again".to_owned(), ok: false, error: Some("nginx -t: no".to_owned()) };
         paths.report(NGINX, &done).unwrap();
@@ -142,5 +142,25 @@ mod tests {
         assert_eq!(paths.unanswered(NGINX), None);
         assert_eq!(paths.result(NGINX, "first"), None);
         assert_eq!(paths.result("efs-remount", "again"), None);
+    }
+
+    #[test]
+    fn a_request_is_a_plain_file_with_an_id_and_nothing_else_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::of(&dir.path().join("run/control.sock"));
+        let file = paths.request_file(NGINX);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for text in ["", "\n", "two words", "../x", &"a".repeat(66)] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(paths.unanswered(NGINX), None, "{text:?}");
+        }
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "swordfish").unwrap();
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&secret, &file).unwrap();
+        assert_eq!(paths.unanswered(NGINX), None, "a link to what only root reads");
+        fs::remove_file(&file).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(paths.unanswered(NGINX), None, "a pipe that nobody writes to holds nobody up");
     }
 }

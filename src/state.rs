@@ -15,12 +15,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -215,6 +216,23 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()
     file.as_file().sync_all()?;
     file.persist(path)?;
     fs::File::open(dir)?.sync_all()
+}
+
+/// The text of a plain file of at most `longest` bytes in a folder that somebody with fewer rights can write: no link is
+/// followed and nobody is waited for, as at a FIFO.
+///
+/// # Errors
+/// `InvalidData` when it is something else or longer; else what the system says.
+pub fn read_plain(path: &Path, longest: u64) -> io::Result<String> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let file = fs::File::options().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() > longest {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a plain file of at most {longest} bytes")));
+    }
+    let mut text = String::new();
+    file.take(longest).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -201,8 +201,17 @@ fn is_name(text: &str) -> bool {
 /// The mount to make, or what there is to say instead.
 fn mount(facts: &Facts<'_>, efs: &EfsProbe) -> Result<Start, Item> {
     let path = efs.path.display();
-    if let Some(mounted) = mountinfo::find(facts.mountinfo, &efs.path) {
-        return Err(match unwanted(&mounted, efs) {
+    let in_fstab = mount::is_in_fstab(facts.fstab, &efs.path);
+    let mounted = mountinfo::find(facts.mountinfo, &efs.path);
+    // An automount that nobody has used yet is mounted by its start.
+    if let Some(mounted) = mounted.filter(|mounted| !(in_fstab && mounted.fs_type == "autofs")) {
+        let of_another = || {
+            let (unit, id) = (facts.unit.and_then(Mount::read)?, efs.file_system.as_ref()?);
+            // Behind the tunnel of efs-utils every file system has the same source.
+            let is_it = mounted.has_named_source() || in_fstab || unit.what.contains(id.as_str());
+            (!is_it).then(|| format!("of {}, not of {id}", unit.what))
+        };
+        return Err(match unwanted(&mounted, efs).or_else(of_another) {
             None => Item::well(MOUNT, format!("{path} is a mount of {}", mounted.source)),
             Some(why) => Item::unhealthy(
                 MOUNT,
@@ -212,7 +221,7 @@ fn mount(facts: &Facts<'_>, efs: &EfsProbe) -> Result<Start, Item> {
         });
     }
     let unit = mount::unit_name(&efs.path);
-    if mount::is_in_fstab(facts.fstab, &efs.path) {
+    if in_fstab {
         let what = format!("the file system of the line in /etc/fstab for {path}");
         return Ok(Start { path: efs.path.clone(), unit, write: None, what });
     }

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::mount::{self, ATTEMPT_SECONDS};
 use super::plan::{self, CANARY, Facts, Fetch, JOURNAL, MOUNT, Plan, SECRETS, Start, Tag};
-use super::{GROUP, Record, VERB, secret};
+use super::secret::{self, NotThere};
+use super::{GROUP, Record, VERB};
 use crate::clock;
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, EfsProbe};
@@ -23,6 +24,7 @@ use crate::helper::Paths;
 use crate::helper::tool::{Failed as ToolFailed, tool};
 use crate::identity::{self, metadata};
 use crate::probes::efs::mountinfo;
+use crate::repoint::apply;
 use crate::report::items::Item;
 use crate::state;
 
@@ -71,7 +73,8 @@ pub enum Failed {
 /// When another one is at work, or its result could be written nowhere: then nothing was done.
 pub async fn run(path: Option<&Path>, given: Option<String>) -> Result<Record, Failed> {
     let began = clock::wall();
-    let mut loaded = load::at_start(path, given.as_deref());
+    let own = apply::dir();
+    let mut loaded = load::at_start_of_root(path, given.as_deref(), &own);
     let paths = Paths::of(&loaded.config.listen.control);
     let _lock = lock(&paths)?;
     let tell = |record: &Record| {
@@ -84,7 +87,7 @@ pub async fn run(path: Option<&Path>, given: Option<String>) -> Result<Record, F
     let instance = identity::instance().or_else(|| heard.identity.instance.clone());
     if given.is_none() && loaded.config.region.is_none() && !loaded.config.regions.is_empty() {
         let region = heard.identity.region.clone().or_else(|| remembered_region(&loaded, instance.clone()));
-        loaded = load::at_start(path, region.as_deref());
+        loaded = load::at_start_of_root(path, region.as_deref(), &own);
     }
     let Loaded { config, problems, .. } = &loaded;
     let tag = tag(config, instance.as_deref()).await;
@@ -219,29 +222,24 @@ async fn secrets(fetch: &Fetch) -> Item {
     match fetched(fetch).await {
         Ok(written) if written.is_empty() => Item::well(SECRETS, format!("are as the secret `{name}` has them")),
         Ok(written) => Item::well(SECRETS, format!("written from the secret `{name}`: {}", written.join(", "))),
-        Err(why) => {
-            let hint = format!(
-                "the role needs `secretsmanager:GetSecretValue` on the secret in {}; then `systemctl restart dr-agent-bootstrap`",
-                fetch.region
-            );
+        Err(error) => {
+            let hint = format!("{}; then `systemctl restart dr-agent-bootstrap`", error.hint(&fetch.region));
             if fetch.is_refresh {
-                Item::degraded(SECRETS, format!("are those of before: the secret `{name}` {why}"), hint)
+                Item::degraded(SECRETS, format!("are those of before: the secret `{name}` {error}"), hint)
             } else {
-                Item::unhealthy(SECRETS, format!("no password file or no key file: the secret `{name}` {why}"), hint)
+                Item::unhealthy(SECRETS, format!("are not complete: the secret `{name}` {error}"), hint)
             }
         }
     }
 }
 
 /// The files that were written; those that say so already are not.
-async fn fetched(fetch: &Fetch) -> Result<Vec<String>, String> {
+async fn fetched(fetch: &Fetch) -> Result<Vec<String>, NotThere> {
     let Fetch { name, region, .. } = fetch;
     let command = ["aws", "secretsmanager", "get-secret-value", "--region", region, "--secret-id", name];
     let command = [&command[..], &["--query", "SecretString", "--output", "text"]].concat();
-    let text = attempts(FETCH, async |left| tool(&command, left.min(ASK)).await)
-        .await
-        .map_err(|error| format!("could not be fetched: {error}"))?;
-    let secret = secret::read(&text).map_err(|error| error.to_string())?;
+    let text = attempts(FETCH, async |left| tool(&command, left.min(ASK)).await).await.map_err(NotThere::NotFetched)?;
+    let secret = secret::read(&text).map_err(NotThere::Unusable)?;
     let files = [(&fetch.password_file, secret.password, "password"), (&fetch.key_file, secret.key, "key")];
     let mut written = Vec::new();
     for (path, text, field) in files {
@@ -250,12 +248,12 @@ async fn fetched(fetch: &Fetch) -> Result<Vec<String>, String> {
             if path.is_file() {
                 continue;
             }
-            return Err(format!("has no `{field}` for {}", path.display()));
+            return Err(NotThere::NoField { field, path: path.clone() });
         };
         match write_secret(path, &text) {
             Ok(true) => written.push(path.display().to_string()),
             Ok(false) => {}
-            Err(error) => return Err(format!("was fetched, and {} cannot be written: {error}", path.display())),
+            Err(error) => return Err(NotThere::NotWritten { path: path.clone(), error }),
         }
     }
     Ok(written)
@@ -302,25 +300,19 @@ async fn journal() -> Item {
 async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
     let (path, what) = (start.path.display(), &start.what);
     let began = clock::wall();
-    let failed = |why: String| {
-        Err(Item::unhealthy(
-            MOUNT,
-            format!("{path} is not mounted: {why}"),
-            format!(
-                "allow TCP 2049 from this instance to the mount target in its zone; `systemctl status {}` has the last attempt, and there is one every 30 s",
-                start.unit
-            ),
-        ))
+    let failed = |why: String, hint: &str| {
+        let hint = format!("{hint}`systemctl status {}` has the last attempt, and there is one every 30 s", start.unit);
+        Err(Item::unhealthy(MOUNT, format!("{path} is not mounted: {why}"), hint))
     };
     if let Some(text) = &start.write {
         let file = mount::unit_file(&start.path);
         let written =
             fs::create_dir_all(mount::DIR).and_then(|()| state::write_atomically(&file, text.as_bytes(), 0o644));
         if let Err(error) = written {
-            return failed(format!("cannot write {}: {error}", file.display()));
+            return failed(format!("cannot write {}: {error}", file.display()), "");
         }
         if let Err(error) = tool(&["systemctl", "daemon-reload"], MANAGER).await {
-            return failed(error.to_string());
+            return failed(error.to_string(), "");
         }
     }
     // systemd ends an attempt at the unit's own limit, with all of its processes.
@@ -332,14 +324,15 @@ async fn mounted(start: &Start, efs: &EfsProbe) -> Result<Item, Item> {
     if let Err(error) = attempts(MOUNTING, attempt).await {
         // `mount` says why it failed, and nothing of a server that says nothing.
         let silence = || format!("no answer within {} s ({error})", MOUNTING.as_secs());
-        return failed(complaint(&start.unit, began).await.unwrap_or_else(silence));
+        let network = "allow TCP 2049 from this instance to the mount target in its zone; ";
+        return failed(complaint(&start.unit, began).await.unwrap_or_else(silence), network);
     }
     let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
     match mountinfo::find(&mountinfo, &start.path) {
-        None => failed(format!("systemd says that {} is started, and nothing is there", start.unit)),
+        None => failed(format!("systemd says that {} is started, and nothing is there", start.unit), ""),
         Some(mounted) => match plan::unwanted(&mounted, efs) {
             None => Ok(Item::well(MOUNT, format!("{what} is mounted at {path}"))),
-            Some(why) => failed(format!("something else is: {why}")),
+            Some(why) => failed(format!("something else is: {why}"), &format!("`umount {path}`; ")),
         },
     }
 }

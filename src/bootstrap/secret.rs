@@ -1,11 +1,14 @@
 //! What the secret that the tag `dr-agent:secret` names must be: `{"password": "...", "key": "..."}`, either or both. Pure.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::group::keys;
+use crate::helper::tool::Failed as ToolFailed;
 
 /// The tag, of the instance, that names the secret.
 pub const TAG: &str = "dr-agent:secret";
@@ -39,6 +42,35 @@ pub enum Unusable {
     Password,
     #[error("has a `key` that is no key: at least 32 characters a line, as `dr-agent key generate` prints")]
     Key,
+}
+
+/// Why the files of a secret are not there.
+#[derive(Debug, Error)]
+pub(super) enum NotThere {
+    // Its cause belongs to the sentence.
+    #[error("could not be fetched: {0}")]
+    NotFetched(ToolFailed),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    #[error("has no `{field}` for {path}")]
+    NoField { field: &'static str, path: PathBuf },
+    #[error("was fetched, and {path} cannot be written: {error}")]
+    NotWritten { path: PathBuf, error: io::Error },
+}
+
+impl NotThere {
+    pub(super) fn hint(&self, region: &str) -> String {
+        match self {
+            Self::NotFetched(ToolFailed::NotRun(..)) => "install the AWS CLI (`dnf install awscli-2`)".to_owned(),
+            Self::NotFetched(_) => format!(
+                "the role needs `secretsmanager:GetSecretValue` on the secret in {region}, and the subnet a way to Secrets Manager"
+            ),
+            Self::Unusable(_) => "let it be JSON: {\"password\": \"...\", \"key\": \"...\"}".to_owned(),
+            Self::NoField { field: "key", .. } => "add it, as `dr-agent key generate` prints one".to_owned(),
+            Self::NoField { .. } => "add it: the password of the agent's database account".to_owned(),
+            Self::NotWritten { .. } => "see to its folder: does it exist, and has the disk space?".to_owned(),
+        }
+    }
 }
 
 /// Others may keep more in the same secret.

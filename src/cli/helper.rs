@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use super::{Exit, HelperCommand, render};
 use crate::bootstrap::mount::{EFS_UTILS, Mount, unit_file, unit_name};
 use crate::clock;
-use crate::config::{defaults, load};
+use crate::config::defaults;
+use crate::config::load::{self, Loaded};
 use crate::helper::tool::{self, tool};
 use crate::helper::{Done, Paths};
 use crate::probes::efs::mountinfo;
@@ -35,8 +36,8 @@ const DETACH: Duration = Duration::from_secs(2);
 enum Failed {
     #[error(transparent)]
     Tool(#[from] tool::Failed),
-    #[error("there is no [probe.efs] in the configuration")]
-    NoMount,
+    #[error("there is no [probe.efs] in the configuration{0}")]
+    NoMount(String),
     #[error("nothing says how `{0}` is mounted: neither a line in /etc/fstab nor the unit of `dr-agent bootstrap`")]
     NoLine(String),
     #[error("it was mounted beside the old one and does not answer: {0}")]
@@ -66,14 +67,12 @@ fn runtime() -> std::io::Result<runtime::Runtime> {
 }
 
 fn repair(config: Option<&Path>, verb: Verb) -> Exit {
-    let config = load::at_start(config, super::region(None).as_deref()).config;
+    let Loaded { config, problems, .. } = load::at_start_of_root(config, super::region(None).as_deref(), &apply::dir());
     let paths = Paths::of(&config.listen.control);
-    let id = match paths.requested(verb.name()) {
-        Ok(id) => id,
-        Err(error) => {
-            render::errors(&[format!("there is no request: {error}")]);
-            return Exit::Usage;
-        }
+    // Its file may have been touched, and systemd starts this for that too.
+    let Some(id) = paths.unanswered(verb.name()) else {
+        render::note("there is no request that was not carried out");
+        return Exit::Ok;
     };
     let Ok(runtime) = runtime() else { return Exit::Unknown };
     let result = runtime.block_on(async {
@@ -81,7 +80,8 @@ fn repair(config: Option<&Path>, verb: Verb) -> Exit {
             Verb::NginxRestart => nginx_restart().await,
             Verb::EfsRemount => {
                 let mount = config.efs.as_ref().map(|efs| efs.path.display().to_string());
-                efs_remount(&mount.ok_or(Failed::NoMount)?, &paths.staging().display().to_string()).await
+                let no_mount = Failed::NoMount(problems.iter().flat_map(|problem| ["; ", problem]).collect());
+                efs_remount(&mount.ok_or(no_mount)?, &paths.staging().display().to_string()).await
             }
         }
     });

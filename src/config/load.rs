@@ -207,6 +207,21 @@ pub fn read(path: &Path) -> Result<File, Problems> {
 /// last known good one, else the built-in defaults.
 #[must_use]
 pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
+    start(path, region, None)
+}
+
+/// The same for a start as root, which trusts no copy that the agent's user can write, and keeps its own in `dir`.
+#[must_use]
+pub fn at_start_of_root(path: Option<&Path>, region: Option<&str>, dir: &Path) -> Loaded {
+    let loaded = start(path, region, Some(dir));
+    if let (Some(file), None) = (&loaded.file, loaded.stand_in) {
+        // Without a copy it is as it was before this start.
+        drop(remember_good(file, dir));
+    }
+    loaded
+}
+
+fn start(path: Option<&Path>, region: Option<&str>, roots: Option<&Path>) -> Loaded {
     let (file, problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
         Ok(file) => match file.config(region) {
             Ok(config) => {
@@ -222,7 +237,12 @@ pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
         Err(problems) => (None, problems.lines()),
     };
     let named = file.as_ref().and_then(File::state_dir);
-    last_good(named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
+    let usual = usual_state_dir();
+    let copies = match roots {
+        Some(dir) => vec![dir],
+        None => named.as_deref().into_iter().chain([&*usual]).collect(),
+    };
+    last_good(&copies, named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
 }
 
 impl Loaded {
@@ -248,22 +268,29 @@ impl Loaded {
         self.problems.push(why);
         let named = self.named_state_dir;
         match self.stand_in {
-            None => Some(
-                last_good(named.as_deref(), self.problems, region).unwrap_or_else(|problems| built_in(named, problems)),
-            ),
+            None => {
+                let usual = usual_state_dir();
+                let copies: Vec<_> = named.as_deref().into_iter().chain([&*usual]).collect();
+                let last = last_good(&copies, named.as_deref(), self.problems, region);
+                Some(last.unwrap_or_else(|problems| built_in(named, problems)))
+            }
             Some(StandIn::LastGood) => Some(built_in(named, self.problems)),
             Some(StandIn::Defaults) => None,
         }
     }
 }
 
-/// The copy of the last good file: in the state directory that the bad one names, else in the usual one.
+/// The copy of the last good file: in the first of these folders that has one.
 ///
 /// # Errors
 /// With the problems and those of the copies, when there is no good one.
-fn last_good(named: Option<&Path>, mut problems: Vec<String>, region: Option<&str>) -> Result<Loaded, Vec<String>> {
-    let usual = usual_state_dir();
-    for dir in named.into_iter().chain([&*usual]) {
+fn last_good(
+    copies: &[&Path],
+    named: Option<&Path>,
+    mut problems: Vec<String>,
+    region: Option<&str>,
+) -> Result<Loaded, Vec<String>> {
+    for dir in copies {
         let path = dir.join(GOOD);
         match read(&path).and_then(|file| file.config(region).map(|config| (file, config))) {
             Ok((file, config)) => {
@@ -272,7 +299,11 @@ fn last_good(named: Option<&Path>, mut problems: Vec<String>, region: Option<&st
                 return Ok(Loaded { config, file: Some(file), stand_in, problems, named_state_dir });
             }
             Err(why) if why.is_missing() => {}
-            Err(why) => problems.extend(why.lines()),
+            // A copy is nobody's to mend: with another owner or mode the agent could not read its own.
+            Err(why) => {
+                let lines = why.lines();
+                problems.extend(lines.iter().filter_map(|line| line.split("; fix:").next()).map(str::to_owned));
+            }
         }
     }
     Err(problems)

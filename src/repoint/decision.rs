@@ -1,15 +1,14 @@
 //! What the agent decided, as the root helper reads it: names of regions, never a host.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::state::write_atomically;
+use crate::state::{read_plain, write_atomically};
 
 /// In the state directory; where that takes nothing, beside the control socket.
 const DIR: &str = "repoint";
@@ -171,17 +170,13 @@ pub fn read(state_dir: &Path, run_dir: &Path) -> Result<Decision, Unusable> {
 /// read, and no word passes that could be more than a word.
 fn read_in(dir: &Path) -> Result<Decision, Unusable> {
     let path = path(dir);
-    let unreadable = |error| Unusable::Unreadable { path: path.clone(), error };
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(unreadable)?;
-    let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() || meta.len() > LONGEST {
-        return Err(Unusable::NotAFile(path));
-    }
-    let mut text = Vec::new();
-    file.take(LONGEST).read_to_end(&mut text).map_err(unreadable)?;
+    let text = match read_plain(&path, LONGEST) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Unusable::NotAFile(path)),
+        Err(error) => return Err(Unusable::Unreadable { path, error }),
+    };
     let decision: Decision =
-        serde_json::from_slice(&text).map_err(|error| Unusable::Malformed { path: path.clone(), error })?;
+        serde_json::from_str(&text).map_err(|error| Unusable::Malformed { path: path.clone(), error })?;
     let field = |field| Err(Unusable::Field { path: path.clone(), field });
     if !is_word(&decision.id) || decision.rollback.as_deref().is_some_and(|id| !is_word(id)) {
         return field("id");

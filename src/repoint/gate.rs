@@ -4,20 +4,20 @@
 //! The agent says so in the file `decided` beside its control socket: the id of the boot in which it was written, so that
 //! what an earlier boot left says nothing.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::decision;
-use crate::state::write_atomically;
+use crate::state::{read_plain, write_atomically};
 
 const FILE: &str = "decided";
+
+/// No file here is this long. The folders are the agent's, and root reads.
+const LONGEST: u64 = 1 << 20;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ pub fn say_decided(run_dir: &Path, boot: &str) -> io::Result<()> {
 /// Whether the agent said so in this boot. Blocking.
 #[must_use]
 pub fn is_decided(run_dir: &Path, boot: &str) -> bool {
-    read(&run_dir.join(FILE)).is_some_and(|text| text.trim() == boot)
+    read_plain(&run_dir.join(FILE), LONGEST).is_ok_and(|text| text.trim() == boot)
 }
 
 /// Waits as long as it must, and at most for `limit`.
@@ -63,23 +63,12 @@ pub async fn wait(state_dir: &Path, run_dir: &Path, boot: &str, limit: Duration)
 /// Whether a state file shows an epoch of authority: the agent's own, or its last decision.
 fn knows_an_epoch(state_dir: &Path, run_dir: &Path) -> bool {
     let shows = |path: &Path, pointer: &str| {
-        let file = read(path).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let text = read_plain(path, LONGEST).ok();
+        let file = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         file.as_ref().and_then(|file| file.pointer(pointer)?.as_u64()).is_some_and(|epoch| epoch > 0)
     };
     shows(&state_dir.join("state.json"), "/authority/known/epoch")
         || [state_dir, run_dir].iter().any(|dir| shows(&decision::path(dir), "/epoch"))
-}
-
-/// The start of a plain file. The folders are the agent's, and root reads.
-fn read(path: &Path) -> Option<String> {
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = String::new();
-    file.take(1 << 20).read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 #[cfg(test)]

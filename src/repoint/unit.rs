@@ -39,7 +39,7 @@ pub(super) async fn apply(repoint: &Repoint, changes: Changes, opens: bool) -> V
         problems.extend(told.err().map(|error| error.to_string()));
     }
     if changes.app {
-        problems.extend(app(&repoint.apply).await.err().map(|error| error.to_string()));
+        problems.extend(app(&repoint.apply, opens).await.err().map(|error| error.to_string()));
     }
     problems
 }
@@ -54,7 +54,8 @@ async fn reload_proxy() -> Result<(), Failed> {
     systemctl(&["start", "--no-block", PROXY], ASK).await.map(drop)
 }
 
-async fn app(apply: &Apply) -> Result<(), Failed> {
+/// `opens`: what failed without a writer is started again, now that there is one.
+async fn app(apply: &Apply, opens: bool) -> Result<(), Failed> {
     let (verb, unit) = match apply {
         Apply::Reload(unit) => ("reload", unit),
         Apply::Restart(unit) => ("restart", unit),
@@ -62,9 +63,15 @@ async fn app(apply: &Apply) -> Result<(), Failed> {
     };
     let state = systemctl(&["show", "--property=LoadState,ActiveState", unit], ASK).await?;
     let has = |line: &str| state.lines().any(|found| found == line);
+    let failed = has("ActiveState=failed");
     // What does not run reads the outputs when it starts. During a boot that is after the gate.
-    if has("LoadState=loaded") && (has("ActiveState=inactive") || has("ActiveState=failed")) {
+    if has("LoadState=loaded") && (has("ActiveState=inactive") || (failed && !opens)) {
         return Ok(());
+    }
+    let verb = if failed { "restart" } else { verb };
+    if verb == "restart" {
+        // Else its start limit, which is meant for what crashes, counts each of these and ends it for good.
+        drop(systemctl(&["reset-failed", unit], ASK).await);
     }
     systemctl(&[verb, unit], APP).await.map(drop)
 }

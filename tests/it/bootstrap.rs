@@ -255,6 +255,19 @@ fn a_boot_makes_the_machine_an_instance_of_its_region() {
     let (status, words) = site.part("secrets");
     assert!(status == "degraded" && words.starts_with("no password file"), "{words}");
     site.is_up_and_says(&["Bootstrap", "no password file", "the instance has no tag `dr-agent:secret`"]);
+    site.shut_down();
+
+    // User data writes the file when the agent has started already, with the one of the package.
+    machine.put("/etc/dr-agent/agent.toml", "schema = 1\n", 0o644);
+    machine.must("systemctl start dr-agent");
+    machine.put("/etc/dr-agent/agent.toml", CONFIG, 0o644);
+    assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
+    site.efs_becomes("healthy");
+    // One that has not changed since is no reason.
+    let pid = || machine.must("systemctl show dr-agent --property=MainPID");
+    let before = pid();
+    machine.must("systemctl restart dr-agent-bootstrap");
+    assert_eq!(pid(), before);
 }
 
 #[test]
@@ -315,6 +328,10 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     machine.put("/etc/dr-agent/agent.toml", format!("no such key\n{CONFIG}"), 0o644);
     assert!(!site.boot(), "the bootstrap failed");
     site.is_up_and_says(&["the bootstrap of this boot failed: configuration", "agent.toml:1: not TOML"]);
+    machine.must("findmnt /mnt/efs");
+    site.efs_becomes("healthy");
+    let page = machine.run("dr-agent check").out;
+    assert!(!page.contains("chown"), "the copies are nobody's to mend: {page}");
     site.shut_down();
 
     // Something else at the mount point is not touched.
@@ -359,6 +376,10 @@ fn a_remount_by_efs_utils_keeps_its_tunnel() {
     assert_eq!(path, "/mnt/efs", "{tunnels}");
     let group = machine.must(&format!("cat /proc/{pid}/cgroup"));
     assert!(group.contains("/mnt-efs.mount"), "{group}");
+
+    // Once for each request, whatever else happens to its file.
+    machine.must("touch /mnt/efs/kept && touch /run/dr-agent/request/efs-remount && dr-agent helper efs-remount");
+    machine.must("test -e /mnt/efs/kept && rm /mnt/efs/kept");
 
     // Without a unit there is nowhere for it to live: nothing is touched.
     machine.must("touch /mnt/efs/kept && rm /run/systemd/system/mnt-efs.mount && systemctl daemon-reload");

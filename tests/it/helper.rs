@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use dr_agent::helper::tool::{Failed, tool};
@@ -42,8 +43,9 @@ impl Helper {
     /// Asks for it as the agent does, runs it as systemd does, and gives its exit code and result.
     fn run(&self, verb: Verb) -> (Option<i32>, Done) {
         fs::create_dir_all(self.agent.control_socket().parent().unwrap()).unwrap();
-        let id = "0123456789abcdef0123456789abcdef";
-        self.paths().request(verb.name(), id).unwrap();
+        static REQUESTS: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{:032x}", REQUESTS.fetch_add(1, Ordering::Relaxed));
+        self.paths().request(verb.name(), &id).unwrap();
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.programs.display());
         let status = Command::new(agent_binary())
             .args(["helper", verb.name(), "--config"])
@@ -52,7 +54,7 @@ impl Helper {
             .env("LIBMOUNT_FSTAB", &self.fstab)
             .status()
             .unwrap();
-        (status.code(), self.paths().result(verb.name(), id).expect("it says what came of this request"))
+        (status.code(), self.paths().result(verb.name(), &id).expect("it says what came of this request"))
     }
 }
 

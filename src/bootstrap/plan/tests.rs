@@ -112,6 +112,14 @@ fn a_mount_of_something_else_is_not_touched() {
     let tunnel = b"101 30 0:52 / /mnt/efs rw - nfs4 127.0.0.1:/ rw,port=20049,addr=127.0.0.1\n";
     let plan = Plan::of(&Facts { mountinfo: tunnel, ..facts(&config, &tag, &[]) });
     assert_eq!(item(&plan, MOUNT).status, Status::Healthy);
+    // But the unit that made it does.
+    let unit = |id| Mount::of(id, "ap-south-1", true).unit(Path::new("/mnt/efs"));
+    for (id, status) in [("fs-0123456789abcdef0", Status::Healthy), ("fs-0aaaaaaaaaaaaaaaa", Status::Unhealthy)] {
+        let unit = unit(id);
+        let made = Facts { mountinfo: tunnel, unit: Some(&unit), has_helper: true, ..facts(&config, &tag, &[]) };
+        let plan = Plan::of(&made);
+        assert_eq!(item(&plan, MOUNT).status, status, "{:?}", item(&plan, MOUNT));
+    }
 }
 
 #[test]
@@ -120,6 +128,11 @@ fn an_operators_fstab_line_stays_in_force() {
     let plan = Plan::of(&Facts { fstab: "fs-1:/ /mnt/efs efs _netdev 0 0\n", ..facts(&config, &tag, &[]) });
     let start = plan.mount.unwrap();
     assert_eq!((start.unit.as_str(), start.write), ("mnt-efs.mount", None));
+    // An automount of that line, which nobody has used yet.
+    let fstab = "fs-1:/ /mnt/efs efs _netdev,x-systemd.automount 0 0\n";
+    let waiting = b"101 30 0:52 / /mnt/efs rw - autofs systemd-1 rw\n";
+    let plan = Plan::of(&Facts { fstab, mountinfo: waiting, ..facts(&config, &tag, &[]) });
+    assert_eq!(plan.mount.map(|start| start.unit), Some("mnt-efs.mount".to_owned()));
 }
 
 #[test]

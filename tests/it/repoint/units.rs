@@ -146,6 +146,17 @@ fn the_units_of_repointing_under_a_real_systemd() {
     assert_eq!(machine.must("cat /root/shop"), "80\n81\n\n");
     repoint(&machine, "4", "a-1");
     leads_to("a");
+
+    // An app that gave up while there was no writer is started with the next one.
+    machine.put("/etc/systemd/system/shop.service", "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n", 0o644);
+    machine.must(
+        "systemctl stop shop && systemctl daemon-reload && systemctl start shop && systemctl kill --signal=KILL shop",
+    );
+    becomes(&machine, "shop", "failed");
+    repoint(&machine, "5", "none");
+    assert_eq!(state(&machine, "shop"), "failed");
+    repoint(&machine, "6", "b-1");
+    assert_eq!(state(&machine, "shop"), "active");
     let modes = machine.must("stat -c '%a %U' /var/lib/dr-agent-helper /var/lib/dr-agent-helper/repoint.json /run/dr-agent-result/repoint-apply.json");
     assert_eq!(modes, "700 root\n600 root\n644 root\n");
 }
