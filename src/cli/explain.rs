@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
+use crate::group::ask::Silence;
 use crate::group::vote::Vote;
 use crate::health::cause::{OnInstance, OnRegion, OnReplacement, Row, TABLE};
 use crate::report::{Component, Report};
@@ -56,6 +57,9 @@ fn instance(out: &mut String, report: &Report) -> std::fmt::Result {
             Some(OnInstance::Closes) => "closes the instance once it is settled",
             Some(OnInstance::ClosesIfPeerPasses) if passes_elsewhere(report, component) => {
                 "503 once it is settled: another member passes, as its vote says"
+            }
+            Some(OnInstance::ClosesIfPeerPasses) if is_deaf(report) => {
+                "503 only while another member passes, and none can be asked: the key file here cannot be used"
             }
             Some(OnInstance::ClosesIfPeerPasses) => {
                 "503 only while another member passes: none is known to, and taking this one out would help nobody"
@@ -190,6 +194,13 @@ fn say(out: &mut String, text: &str, indent: usize) -> std::fmt::Result {
 fn passes_elsewhere(report: &Report, component: &Component) -> bool {
     let members = report.group.iter().flat_map(|group| &group.members);
     members.into_iter().any(|member| member.votes.get(&component.name) == Some(&Vote::Healthy))
+}
+
+/// There are others, and none is asked for want of a key.
+fn is_deaf(report: &Report) -> bool {
+    let no_key = Silence::NoKey.name();
+    let members = report.group.as_ref().map_or(&[][..], |group| &group.members);
+    !members.is_empty() && members.iter().all(|member| member.silence.as_deref() == Some(no_key))
 }
 
 /// Whose fault it is and by which votes, where somebody was asked.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ask::Silence;
 use super::attribution::Attribution;
 use super::view::{Me, Round};
 use super::vote::Vote;
@@ -75,6 +76,7 @@ impl Peers {
                 failing.iter().map(|c| (c.component.clone(), self.attribution.domain(&c.component))).collect(),
             ),
             tallies: failing.iter().map(|c| (c.component.clone(), tally(c))).collect(),
+            is_deaf: round.heard.iter().all(|heard| heard.word == Err(Silence::NoKey)),
             serving: words.iter().copied().filter(serves).filter_map(|word| word.instance.clone()).collect(),
         }
     }

@@ -50,6 +50,8 @@ pub struct Group {
     pub tallies: BTreeMap<Component, Tally>,
     /// The other members, by instance id, whose instance verdict is 200 and that do not drain.
     pub serving: BTreeSet<String>,
+    /// There are others, and this instance cannot ask them, for want of a key.
+    pub is_deaf: bool,
 }
 
 impl Group {
@@ -175,8 +177,12 @@ pub(super) fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
         OnInstance::Closes => true,
         OnInstance::ClosesIfPeerPasses => {
             let behind_gate = component.component == Component::App && inputs.gate_closed;
+            // An instance that was never set up, so that nobody may tell it that it alone has no file system: with nothing
+            // served to it that works it would take its share of the users for good.
+            let never_set_up = inputs.group.is_deaf && !component.ever_healthy;
+            let others_pass = inputs.group.passing.contains(&component.component) || never_set_up;
             // Only in a round in which it fails still: a recovery convicts nobody.
-            component.is_failing_now() && inputs.group.passing.contains(&component.component) && !behind_gate
+            component.is_failing_now() && others_pass && !behind_gate
         }
     }
 }

@@ -119,6 +119,30 @@ fn one_late_answer_after_a_restart_or_a_reload_closes_nothing_that_was_open() {
 }
 
 #[test]
+fn an_instance_that_was_never_set_up_and_can_ask_nobody_is_no_black_hole() {
+    let deaf = || {
+        let mut bench = Bench::booted(&[Nginx, Efs]);
+        bench.group.is_deaf = true;
+        bench
+    };
+    let mut bench = deaf();
+    bench.fail(Efs, Cause::EfsNotMounted);
+    bench.run(secs(20));
+    assert!(!bench.serves(), "others may have it, and nobody can say so");
+    bench.pass(Efs);
+    bench.run(secs(20));
+    assert!(bench.serves());
+    bench.fail(Efs, Cause::EfsHung);
+    bench.run(LONG);
+    assert!(bench.serves(), "it worked once: then it is rather everybody's");
+    let mut bench = deaf();
+    bench.group.is_deaf = false;
+    bench.fail(Efs, Cause::EfsNotMounted);
+    bench.run(secs(20));
+    assert!(bench.serves(), "where there is nobody else");
+}
+
+#[test]
 fn draining_comes_before_starting_and_closed_and_hides_nothing() {
     let mut bench = Bench::booted(&[Nginx]);
     bench.draining = true;
