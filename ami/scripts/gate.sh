@@ -25,6 +25,7 @@ dr-agent check --offline || complain "dr-agent check --offline ends with $?"
 shopt -s nullglob
 [[ ! -s /etc/machine-id ]] || complain '/etc/machine-id has a value'
 for file in /etc/ssh/ssh_host_* /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys /root/.aws/* /home/*/.aws/* \
+    {/root,/home/*}/{.my.cnf,.mylogin.cnf,.netrc,.git-credentials} {/root,/home/*}/.ssh/id_* \
     /var/log/journal/* /var/lib/cloud/instance* /etc/dr-agent/*.key /etc/dr-agent/*.password /etc/dr-agent/.new-* \
     /etc/dr-agent/region; do
     [[ ! -e $file ]] || complain "$file is still there"

@@ -282,7 +282,11 @@ fn verified(said: Result<String, Failed>) -> Item {
 
 fn sealed(root: &Path, config: &Config) -> Vec<Item> {
     let remains = seal::remains(root, config);
-    if remains.is_empty() { vec![Item::well(SEALED, "nothing of this machine would be in the image")] } else { remains }
+    if remains.is_empty() {
+        vec![Item::well(SEALED, "nothing that is known to belong to one machine, region or person is there")]
+    } else {
+        remains
+    }
 }
 
 #[cfg(test)]

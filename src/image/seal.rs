@@ -124,6 +124,7 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
     let cloud_init = entries(&file("/var/lib/cloud"), |name| name != "seed")
         .into_iter()
         .chain(entries(&file("/var/log"), |name| name.starts_with("cloud-init") && name.contains(".log")));
+    let of_amazon = ["/var/lib/amazon/ssm", "/var/log/amazon/ssm", "/var/log/amazon/efs"];
     let leases = ["/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/NetworkManager"];
     let leases = leases.into_iter().flat_map(|dir| entries(&file(dir), |name| name.contains(".lease")));
     let hostname = file("/etc/hostname");
@@ -142,7 +143,10 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
         remove("shell history", in_homes(".bash_history")),
         remove("journal", entries(&file("/var/log/journal"), |_| true)),
         remove("cloud-init", cloud_init.collect()),
-        remove("Systems Manager", entries(&file("/var/lib/amazon/ssm"), |_| true)),
+        remove(
+            "Systems Manager and efs-utils",
+            of_amazon.iter().flat_map(|dir| entries(&file(dir), |_| true)).collect(),
+        ),
         remove("leases", leases.collect()),
         remove("state of the agent", state.collect()),
         remove("secrets of the agent", there(&secrets).into_iter().chain(unfinished).collect()),
@@ -154,10 +158,21 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
 fn not_ours(root: &Path, config: &Config) -> Vec<Item> {
     let mut items = Vec::new();
     let homes = homes(root);
-    let credentials = homes.iter().map(|home| home.join(".aws/credentials")).filter(|path| path.exists());
-    items.extend(credentials.map(|path| {
-        let why = format!("{} would be in every instance, which has a role of its own", path.display());
-        Item::unhealthy("AWS credentials", why, "remove it")
+    let in_homes = |names: &[&str]| -> Vec<PathBuf> {
+        let paths = homes.iter().flat_map(|home| names.iter().map(|name| home.join(name)));
+        paths.filter(|path| path.exists()).collect()
+    };
+    items.extend(in_homes(&[".aws/credentials", ".aws/config", ".aws/sso", ".aws/cli/cache"]).into_iter().map(
+        |path| {
+            let why = format!("{} would be in every instance, which has a role of its own", path.display());
+            Item::unhealthy("AWS credentials", why, "remove it")
+        },
+    ));
+    let logins = [".my.cnf", ".mylogin.cnf", ".mysql_history", ".netrc"];
+    let keys = [".ssh/id_rsa", ".ssh/id_ecdsa", ".ssh/id_ed25519", ".git-credentials", ".docker/config.json"];
+    items.extend(in_homes(&[&logins[..], &keys].concat()).into_iter().map(|path| {
+        let why = format!("{} would be in every instance", path.display());
+        Item::unhealthy("passwords and keys of people", why, "remove it")
     }));
     let fstab = fs::read_to_string(below(root, Path::new("/etc/fstab"))).unwrap_or_default();
     let lines = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));

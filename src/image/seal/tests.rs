@@ -146,17 +146,18 @@ fn a_machine_id_that_is_to_be_made_is_none() {
 fn what_only_a_person_can_judge_is_told_and_left() {
     let root = Root::with(&[
         "/home/ec2-user/.aws/credentials",
+        "/root/.my.cnf",
         "/etc/fstab=fs-0123456789abcdef0.efs.ap-south-1.amazonaws.com:/ /mnt/efs nfs4 _netdev 0 0\n",
         "/etc/shop/database.env=DATABASE_WRITER_HOST=shop.ap-south-1.rds.amazonaws.com\n",
     ]);
-    let told = ["AWS credentials", "fstab", "database outputs"];
+    let told = ["AWS credentials", "passwords and keys of people", "fstab", "database outputs"];
     assert_eq!(root.remains(), told);
     let items = root.seal().unwrap();
     let unhealthy = items.iter().filter(|item| item.status == Status::Unhealthy).map(|item| item.name.as_str());
     assert_eq!(unhealthy.collect::<Vec<_>>(), told);
     assert_eq!(root.remains(), told);
     root.put("/etc/shop/database.env", "DATABASE_WRITER_HOST=\nDATABASE_STATE=none\n");
-    assert_eq!(root.remains(), told[..2], "no writer is no trace");
+    assert_eq!(root.remains(), told[..3], "no writer is no trace");
 }
 
 #[test]
