@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::machine::Machine;
 use crate::support::repository;
 
 fn ami() -> PathBuf {
@@ -212,4 +213,41 @@ fn a_name_that_was_taken_and_did_not_change_is_not_published() {
         assert!(said.err.contains("already in: ap-south-1 ami-1"), "{}", said.err);
         publisher.put("us-east-1", "ami-old\n");
     }
+}
+
+/// OpenSSH's daemon, as far as the script asks it: of two files that name a setting the first one counts, in the order of
+/// their names.
+const SSHD: &str = r#"#!/bin/sh
+[ "$*" = -T ] || exit 255
+cat /etc/ssh/sshd_config.d/*.conf | awk 'NF { $1 = tolower($1); if (!seen[$1]++) print }'
+"#;
+
+/// One boot for the hardening: what it writes must be in force.
+#[test]
+fn what_the_hardening_sets_must_be_in_force() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.put("/usr/local/sbin/sshd", SSHD, 0o755);
+    machine.put("/root/harden.sh", text(&ami().join("scripts/harden.sh")), 0o755);
+    let harden = || machine.run("PATH=/usr/local/sbin:$PATH bash /root/harden.sh");
+    let other = "/etc/ssh/sshd_config.d/50-cloud-init.conf";
+    machine.put(other, "PasswordAuthentication yes\n", 0o600);
+    let said = harden();
+    assert!(said.ok, "a later file does not count: {}", said.err);
+    machine.must("grep -q SystemMaxUse /etc/systemd/journald.conf.d/10-dr-agent.conf");
+    machine.must(&format!("mv {other} /etc/ssh/sshd_config.d/05-first.conf"));
+    let said = harden();
+    let expected = r#"sshd has in force "passwordauthentication yes", not "PasswordAuthentication no""#;
+    assert!(!said.ok && said.err.contains(expected), "{}", said.err);
+    machine.put("/etc/ssh/sshd_config.d/05-first.conf", "PermitRootLogin prohibit-password\n", 0o600);
+    let said = harden();
+    assert!(!said.ok && said.err.contains(r#"not "PermitRootLogin no""#), "{}", said.err);
+    assert!(!said.err.contains("asswordAuthentication"), "only what differs: {}", said.err);
+    // The folder is not read at all.
+    machine.put("/usr/local/sbin/sshd", "#!/bin/sh\necho permitrootlogin no\n", 0o755);
+    let said = harden();
+    assert!(
+        !said.ok && said.err.contains(r#"sshd has in force "nothing", not "PasswordAuthentication no""#),
+        "{}",
+        said.err
+    );
 }
