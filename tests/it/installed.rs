@@ -216,6 +216,20 @@ fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     assert!(units.is_empty(), "{units}");
 }
 
+/// In an image that is being made nothing runs, and systemd cannot be asked.
+#[test]
+fn a_removal_where_no_systemd_runs_leaves_nothing_enabled() {
+    let Some(host) = Installed::new() else { return };
+    let machine = &host.machine;
+    machine.must("systemctl enable --quiet dr-agent dr-agent-bootstrap dr-agent-database-proxy");
+    let enabled = "find /etc/systemd -lname '*dr-agent*'";
+    assert_eq!(machine.must(enabled).lines().count(), 4, "{}", machine.must(enabled));
+    let said = machine
+        .run("unshare --mount sh -c 'mount -t tmpfs none /run/systemd && exec rpm --erase --force-debian dr-agent'");
+    assert!(said.ok && said.err.is_empty(), "{}{}", said.out, said.err);
+    assert_eq!(machine.must(enabled), "");
+}
+
 #[test]
 fn nginx_that_is_stopped_is_seen_and_its_return_too() {
     let Some(host) = Installed::running() else { return };
