@@ -48,7 +48,7 @@ fn packer(dir: &Path, more: &[&str]) -> Output {
 
 /// What packer printed.
 fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
 }
 
 #[test]
