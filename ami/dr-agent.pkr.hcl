@@ -58,6 +58,8 @@ source "amazon-ebs" "al2023" {
   instance_type = var.instance_type
   encrypt_boot  = true
   ssh_username  = "ec2-user"
+  # OpenSSH there takes no RSA key signed with SHA-1, which is how an older Packer signs.
+  temporary_key_pair_type = "ed25519"
 
   # The same on both copies: nothing here names a region.
   tags = {

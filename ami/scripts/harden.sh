@@ -5,19 +5,31 @@ set -euo pipefail
 
 # Keys only, and not root's. The first file that names a setting counts, so this one comes before the others.
 install -d -m 0755 /etc/ssh/sshd_config.d
-cat >/etc/ssh/sshd_config.d/10-dr-agent.conf <<'END'
+settings=/etc/ssh/sshd_config.d/10-dr-agent.conf
+cat >"$settings" <<'END'
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitEmptyPasswords no
 PermitRootLogin no
 X11Forwarding no
 END
-chmod 0600 /etc/ssh/sshd_config.d/10-dr-agent.conf
+chmod 0600 "$settings"
 # cloud-init writes a file of its own at the first boot.
 if [[ -d /etc/cloud/cloud.cfg.d ]]; then
     printf 'ssh_pwauth: false\ndisable_root: true\n' >/etc/cloud/cloud.cfg.d/10-dr-agent.cfg
 fi
-sshd -t
+# Not what is written counts, but what is in force: another file may come first, and this folder may not be read at all.
+in_force=$(sshd -T)
+problems=0
+while read -r setting; do
+    if ! grep -qixF "$setting" <<<"$in_force"; then
+        name=${setting%% *}
+        printf 'harden: sshd has in force "%s", not "%s" of %s: take it out of the file that comes first (grep -ri %s /etc/ssh), or include that folder at the top of sshd_config\n' \
+            "$(grep -i "^$name " <<<"$in_force" || printf 'nothing')" "$setting" "$settings" "$name" >&2
+        problems=$((problems + 1))
+    fi
+done <"$settings"
+((problems == 0)) || exit 1
 
 # No account has a password, so none can be guessed on a console either.
 while IFS=: read -r user password _; do

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::machine::Machine;
 use crate::support::repository;
 
 fn ami() -> PathBuf {
@@ -45,16 +46,32 @@ fn packer(dir: &Path, more: &[&str]) -> Output {
         .expect("run packer (tests/setup installs it)")
 }
 
+/// What packer printed.
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
 #[test]
 fn packer_takes_the_template() {
     let output = packer(&ami(), &[]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+    assert!(output.status.success(), "{}", said(&output));
     // It looks: a file that is not there, or a setting that the builder does not know, is refused.
-    assert!(!packer(&ami(), &["-var", "rpm=/no/such/file"]).status.success());
-    let dir = tempfile::tempdir().unwrap();
-    let broken = text(&ami().join("dr-agent.pkr.hcl")).replace("encrypt_boot", "encrypt_boots");
-    fs::write(dir.path().join("dr-agent.pkr.hcl"), broken).unwrap();
-    assert!(!packer(dir.path(), &[]).status.success());
+    let output = packer(&ami(), &["-var", "rpm=/no/such/file"]);
+    assert!(!output.status.success() && said(&output).contains("Bad source '/no/such/file'"), "{}", said(&output));
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(ami().join("scripts")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    let (file, unaltered) = (copy.path().join("dr-agent.pkr.hcl"), text(&ami().join("dr-agent.pkr.hcl")));
+    fs::write(&file, &unaltered).unwrap();
+    let output = packer(copy.path(), &[]);
+    assert!(output.status.success(), "a copy is as good: {}", said(&output));
+    fs::write(&file, unaltered.replace("encrypt_boot", "encrypt_boots")).unwrap();
+    let output = packer(copy.path(), &[]);
+    let error = said(&output);
+    assert!(
+        !output.status.success() && error.contains(r#"An argument named "encrypt_boots" is not expected"#),
+        "{error}"
+    );
 }
 
 #[test]
@@ -102,39 +119,135 @@ fn scripts_stop_at_the_first_mistake_and_shellcheck_finds_none() {
     }
 }
 
+/// The AWS CLI, as far as publishing goes: it writes down what it is asked, and a name in a file for each region. In
+/// `us-east-1` it refuses everything where the file `refuse` stands, and takes a name without keeping it where `ignore` does.
+const AWS: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+echo "$*" >>"$here/log"
+[ "$4" != us-east-1 ] || [ ! -e "$here/refuse" ] || exit 254
+case $2 in
+    put-parameter)
+        for value; do :; done
+        [ "$4" = us-east-1 ] && [ -e "$here/ignore" ] || echo "$value" >"$here/$4"
+        ;;
+    get-parameter) cat "$here/$4" 2>/dev/null || { echo ParameterNotFound >&2; exit 254; } ;;
+esac
+"#;
+
+/// A folder with that and a manifest.
+struct Publisher(tempfile::TempDir);
+
+/// What a publication came to.
+struct Published {
+    code: Option<i32>,
+    out: String,
+    err: String,
+    calls: String,
+}
+
+impl Publisher {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let aws = folder.path().join("aws");
+        fs::write(&aws, AWS).unwrap();
+        fs::set_permissions(&aws, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(folder)
+    }
+
+    fn put(&self, name: &str, content: &str) {
+        fs::write(self.0.path().join(name), content).unwrap();
+    }
+
+    fn publish(&self, images: &str) -> Published {
+        self.put("log", "");
+        self.put(
+            "manifest.json",
+            &format!(r#"{{"builds":[{{"artifact_id":"old:ami-0"}},{{"artifact_id":"{images}"}}]}}"#),
+        );
+        let output = Command::new(ami().join("publish.sh"))
+            .args(["--wait", "0"])
+            .arg(self.0.path().join("manifest.json"))
+            .env("PATH", format!("{}:/usr/bin:/bin", self.0.path().display()))
+            .output()
+            .unwrap();
+        Published {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            calls: text(&self.0.path().join("log")),
+        }
+    }
+}
+
+const BOTH: &str = "ap-south-1:ami-1,us-east-1:ami-2";
+
 /// The two copies get their names only together, each with its own image.
 #[test]
 fn both_copies_are_published_or_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("log");
-    let aws = dir.path().join("aws");
-    let script = format!(
-        "#!/bin/sh\n[ \"$1\" != fail ] && echo \"$*\" >>{}\n[ ! -e {}/refuse ] || [ \"$4\" != us-east-1 ]\n",
-        log.display(),
-        dir.path().display()
-    );
-    fs::write(&aws, script).unwrap();
-    fs::set_permissions(&aws, fs::Permissions::from_mode(0o755)).unwrap();
-    let manifest = dir.path().join("manifest.json");
-    let publish = |images: &str| {
-        drop(fs::remove_file(&log));
-        fs::write(&manifest, format!(r#"{{"builds":[{{"artifact_id":"old:ami-0"}},{{"artifact_id":"{images}"}}]}}"#))
-            .unwrap();
-        let path = format!("{}:/usr/bin:/bin", dir.path().display());
-        let output = Command::new(ami().join("publish.sh")).arg(&manifest).env("PATH", path).output().unwrap();
-        (output.status.success(), fs::read_to_string(&log).unwrap_or_default())
-    };
-    let both = "ap-south-1:ami-1,us-east-1:ami-2";
-    let (ok, calls) = publish(both);
-    assert!(ok, "{calls}");
-    let calls: Vec<&str> = calls.lines().collect();
-    assert_eq!(calls.len(), 4);
+    let publisher = Publisher::new();
+    let said = publisher.publish(BOTH);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "ap-south-1 ami-1\nus-east-1 ami-2\n"), "{}", said.err);
+    let calls: Vec<&str> = said.calls.lines().collect();
+    assert_eq!(calls.len(), 6, "{calls:?}");
     assert!(calls[1].starts_with("ec2 modify-image-attribute --region us-east-1 --image-id ami-2 --imds-support v2.0"));
     assert!(calls[2].starts_with("ssm put-parameter --region ap-south-1 ") && calls[2].ends_with("--value ami-1"));
+    assert!(calls[5].starts_with("ssm get-parameter --region us-east-1 "), "{calls:?}");
 
-    fs::write(dir.path().join("refuse"), "").unwrap();
-    let (ok, calls) = publish(both);
-    assert!(!ok && !calls.contains("put-parameter"), "{calls}");
-    let (ok, calls) = publish("ap-south-1:ami-1");
-    assert!(!ok && calls.is_empty(), "one region is not enough: {calls}");
+    publisher.put("refuse", "");
+    let said = publisher.publish(BOTH);
+    assert!(said.code != Some(0) && !said.calls.contains("put-parameter"), "{}", said.calls);
+    let said = publisher.publish("ap-south-1:ami-1");
+    assert!(said.code == Some(1) && said.calls.is_empty(), "one region is not enough: {}", said.calls);
+}
+
+/// Systems Manager takes a name first and looks at the image afterwards.
+#[test]
+fn a_name_that_was_taken_and_did_not_change_is_not_published() {
+    let publisher = Publisher::new();
+    publisher.put("ignore", "");
+    for stands in ["unknown (ParameterNotFound ", "ami-old"] {
+        let said = publisher.publish(BOTH);
+        assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{}", said.err);
+        assert!(said.calls.contains("put-parameter --region us-east-1 "), "it was asked for: {}", said.calls);
+        assert!(said.err.contains(&format!("/dr-agent/ami in us-east-1 is {stands}")), "{}", said.err);
+        assert!(said.err.contains("already in: ap-south-1 ami-1"), "{}", said.err);
+        publisher.put("us-east-1", "ami-old\n");
+    }
+}
+
+/// OpenSSH's daemon, as far as the script asks it: of two files that name a setting the first one counts, in the order of
+/// their names.
+const SSHD: &str = r#"#!/bin/sh
+[ "$*" = -T ] || exit 255
+cat /etc/ssh/sshd_config.d/*.conf | awk 'NF { $1 = tolower($1); if (!seen[$1]++) print }'
+"#;
+
+/// One boot for the hardening: what it writes must be in force.
+#[test]
+fn what_the_hardening_sets_must_be_in_force() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.put("/usr/local/sbin/sshd", SSHD, 0o755);
+    machine.put("/root/harden.sh", text(&ami().join("scripts/harden.sh")), 0o755);
+    let harden = || machine.run("PATH=/usr/local/sbin:$PATH bash /root/harden.sh");
+    let other = "/etc/ssh/sshd_config.d/50-cloud-init.conf";
+    machine.put(other, "PasswordAuthentication yes\n", 0o600);
+    let said = harden();
+    assert!(said.ok, "a later file does not count: {}", said.err);
+    machine.must("grep -q SystemMaxUse /etc/systemd/journald.conf.d/10-dr-agent.conf");
+    machine.must(&format!("mv {other} /etc/ssh/sshd_config.d/05-first.conf"));
+    let said = harden();
+    let expected = r#"sshd has in force "passwordauthentication yes", not "PasswordAuthentication no""#;
+    assert!(!said.ok && said.err.contains(expected), "{}", said.err);
+    machine.put("/etc/ssh/sshd_config.d/05-first.conf", "PermitRootLogin prohibit-password\n", 0o600);
+    let said = harden();
+    assert!(!said.ok && said.err.contains(r#"not "PermitRootLogin no""#), "{}", said.err);
+    assert!(!said.err.contains("asswordAuthentication"), "only what differs: {}", said.err);
+    // The folder is not read at all.
+    machine.put("/usr/local/sbin/sshd", "#!/bin/sh\necho permitrootlogin no\n", 0o755);
+    let said = harden();
+    assert!(
+        !said.ok && said.err.contains(r#"sshd has in force "nothing", not "PasswordAuthentication no""#),
+        "{}",
+        said.err
+    );
 }

@@ -142,6 +142,39 @@ fn the_program_says_which_crates_are_in_it_and_their_licences_are_beside_it() {
     assert!(licences.contains("Permission is hereby granted") && licences.contains("www.apache.org/licenses/"));
 }
 
+/// The targets of the links in a page.
+fn links(page: &str) -> impl Iterator<Item = &str> {
+    page.split("](").skip(1).filter_map(|rest| rest.split(')').next())
+}
+
+#[test]
+fn every_link_of_a_shipped_page_leads_to_something() {
+    let unpacked = Unpacked::new();
+    let pages = rpm(&["--list"]);
+    let pages: Vec<_> =
+        pages.lines().map(Path::new).filter(|path| path.extension().is_some_and(|kind| kind == "md")).collect();
+    assert_eq!(pages.len(), 3, "the README, the changelog and what the role needs: {pages:?}");
+    let mut files = BTreeSet::new();
+    for page in pages {
+        let text = unpacked.read(page.to_str().unwrap());
+        for link in links(&text).filter(|link| !link.starts_with("https://") && !link.starts_with('#')) {
+            let file = page.parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(unpacked.path(file.to_str().unwrap()).exists(), "{}: {link}", page.display());
+            files.insert(file);
+        }
+    }
+    for file in [
+        "/etc/dr-agent/agent.toml",
+        "/usr/share/dr-agent/iam/README.md",
+        "/usr/share/dr-agent/selinux/dr_agent.te",
+        "/usr/share/doc/dr-agent/examples/two-regions.toml",
+    ] {
+        assert!(files.contains(Path::new(file)), "nothing leads to {file}: {files:?}");
+    }
+    let readme = unpacked.read("/usr/share/doc/dr-agent/README.md");
+    assert!(readme.contains("`src/lib.rs` of the sources"), "what is not installed is named");
+}
+
 #[test]
 fn the_man_pages_and_completions_are_good_ones() {
     let unpacked = Unpacked::new();
