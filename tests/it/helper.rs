@@ -23,6 +23,9 @@ fn shadow(dir: &Path, name: &str, script: &str) {
     fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
+/// Each request has an id of its own.
+static REQUESTS: AtomicU32 = AtomicU32::new(0);
+
 struct Helper {
     agent: Agent,
     programs: PathBuf,
@@ -43,7 +46,6 @@ impl Helper {
     /// Asks for it as the agent does, runs it as systemd does, and gives its exit code and result.
     fn run(&self, verb: Verb) -> (Option<i32>, Done) {
         fs::create_dir_all(self.agent.control_socket().parent().unwrap()).unwrap();
-        static REQUESTS: AtomicU32 = AtomicU32::new(0);
         let id = format!("{:032x}", REQUESTS.fetch_add(1, Ordering::Relaxed));
         self.paths().request(verb.name(), &id).unwrap();
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.programs.display());
