@@ -303,7 +303,8 @@ fn difference(component: &Component, live: &Report) -> Option<String> {
     }
     let cause = theirs.cause.as_deref().map(|cause| format!(" ({cause})")).unwrap_or_default();
     let since = show_span(between(theirs.since, live.at));
-    Some(format!("the running agent says: {}{cause}, for {since}", theirs.status))
+    let detail = theirs.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    Some(format!("the running agent says: {}{cause}, for {since}{detail}", theirs.status))
 }
 
 fn verdicts(page: &mut String, report: &Report) -> std::fmt::Result {

@@ -20,6 +20,9 @@ pub const DEFAULT_PATH: &str = "/etc/dr-agent/agent.toml";
 /// The copy of the last good file, in the state directory.
 const GOOD: &str = "config.good.toml";
 
+/// Root's own, which is good in this machine's region.
+const GOOD_HERE: &str = "config.good-here.toml";
+
 /// No configuration is this long.
 const LONGEST: u64 = 1024 * 1024;
 
@@ -213,15 +216,18 @@ pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
 /// The same for a start as root, which trusts no copy that the agent's user can write, and keeps its own in `dir`.
 #[must_use]
 pub fn at_start_of_root(path: Option<&Path>, region: Option<&str>, dir: &Path) -> Loaded {
-    let loaded = start(path, region, Some(dir));
-    if let (Some(file), None) = (&loaded.file, loaded.stand_in) {
+    let copy = dir.join(GOOD_HERE);
+    let loaded = start(path, region, Some(&copy));
+    // Whether it is good for this region is not known before that is.
+    if let (Some(file), None, false) = (&loaded.file, loaded.stand_in, loaded.config.policy.partial) {
         // Without a copy it is as it was before this start.
-        drop(remember_good(file, dir));
+        drop(write_atomically(&copy, file.text.as_bytes(), 0o600));
     }
     loaded
 }
 
-fn start(path: Option<&Path>, region: Option<&str>, roots: Option<&Path>) -> Loaded {
+/// `copy`: the one that is kept, instead of the agent's.
+fn start(path: Option<&Path>, region: Option<&str>, copy: Option<&Path>) -> Loaded {
     let (file, problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
         Ok(file) => match file.config(region) {
             Ok(config) => {
@@ -237,12 +243,8 @@ fn start(path: Option<&Path>, region: Option<&str>, roots: Option<&Path>) -> Loa
         Err(problems) => (None, problems.lines()),
     };
     let named = file.as_ref().and_then(File::state_dir);
-    let usual = usual_state_dir();
-    let copies = match roots {
-        Some(dir) => vec![dir],
-        None => named.as_deref().into_iter().chain([&*usual]).collect(),
-    };
-    last_good(&copies, named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
+    let copies = copy.map_or_else(|| copies(named.as_deref()), |copy| vec![copy.to_owned()]);
+    last_good(copies, named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
 }
 
 impl Loaded {
@@ -269,9 +271,7 @@ impl Loaded {
         let named = self.named_state_dir;
         match self.stand_in {
             None => {
-                let usual = usual_state_dir();
-                let copies: Vec<_> = named.as_deref().into_iter().chain([&*usual]).collect();
-                let last = last_good(&copies, named.as_deref(), self.problems, region);
+                let last = last_good(copies(named.as_deref()), named.as_deref(), self.problems, region);
                 Some(last.unwrap_or_else(|problems| built_in(named, problems)))
             }
             Some(StandIn::LastGood) => Some(built_in(named, self.problems)),
@@ -280,18 +280,22 @@ impl Loaded {
     }
 }
 
-/// The copy of the last good file: in the first of these folders that has one.
+/// Where the agent's copy may be.
+fn copies(named: Option<&Path>) -> Vec<PathBuf> {
+    named.map(Path::to_owned).into_iter().chain([usual_state_dir()]).map(|dir| dir.join(GOOD)).collect()
+}
+
+/// The copy of the last good file: the first of these that is there and good.
 ///
 /// # Errors
 /// With the problems and those of the copies, when there is no good one.
 fn last_good(
-    copies: &[&Path],
+    copies: Vec<PathBuf>,
     named: Option<&Path>,
     mut problems: Vec<String>,
     region: Option<&str>,
 ) -> Result<Loaded, Vec<String>> {
-    for dir in copies {
-        let path = dir.join(GOOD);
+    for path in copies {
         match read(&path).and_then(|file| file.config(region).map(|config| (file, config))) {
             Ok((file, config)) => {
                 problems.push(format!("in force instead: the last good configuration, {}", path.display()));

@@ -205,11 +205,13 @@ impl ComponentState {
         is_working(self.newest.0) && self.was_asked()
     }
 
-    /// Its status was not made by a first failure alone: it passed before, or failed often enough to fall.
+    /// Its status was not made by a first failure alone, which may be one late answer: it passed before, or failed often
+    /// enough to fall, or is looked at on this machine's own disks.
     #[must_use]
     pub fn is_proven(&self) -> bool {
+        let is_own = self.component == Component::Host;
         let hangs = self.newest.1.is_some_and(is_hang);
-        self.last_ok.is_some() || self.failures >= self.schedule.fall || hangs
+        self.last_ok.is_some() || self.failures >= self.schedule.fall || hangs || is_own
     }
 
     /// The newest attempt reached what is probed: what stopped one before that says nothing of it.

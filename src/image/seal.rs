@@ -162,14 +162,12 @@ fn not_ours(root: &Path, config: &Config) -> Vec<Item> {
         let paths = homes.iter().flat_map(|home| names.iter().map(|name| home.join(name)));
         paths.filter(|path| path.exists()).collect()
     };
-    items.extend(in_homes(&[".aws/credentials", ".aws/config", ".aws/sso", ".aws/cli/cache"]).into_iter().map(
-        |path| {
-            let why = format!("{} would be in every instance, which has a role of its own", path.display());
-            Item::unhealthy("AWS credentials", why, "remove it")
-        },
-    ));
+    items.extend(in_homes(&[".aws/credentials", ".aws/sso", ".aws/cli/cache"]).into_iter().map(|path| {
+        let why = format!("{} would be in every instance, which has a role of its own", path.display());
+        Item::unhealthy("AWS credentials", why, "remove it")
+    }));
     let logins = [".my.cnf", ".mylogin.cnf", ".mysql_history", ".netrc"];
-    let keys = [".ssh/id_rsa", ".ssh/id_ecdsa", ".ssh/id_ed25519", ".git-credentials", ".docker/config.json"];
+    let keys = [".ssh/id_rsa", ".ssh/id_ecdsa", ".ssh/id_ed25519", ".git-credentials"];
     items.extend(in_homes(&[&logins[..], &keys].concat()).into_iter().map(|path| {
         let why = format!("{} would be in every instance", path.display());
         Item::unhealthy("passwords and keys of people", why, "remove it")

@@ -14,7 +14,10 @@ const ASK: Duration = Duration::from_secs(2);
 const RELOAD: Duration = Duration::from_secs(5);
 /// The unit's `TimeoutStopSec` and a second.
 const STOP: Duration = Duration::from_secs(6);
-const APP: Duration = Duration::from_secs(12);
+const APP: Duration = Duration::from_secs(10);
+
+/// What a program that a person stopped may end with, which systemd counts as failed: SIGTERM and SIGINT, as a JVM says.
+const STOPPED: [&str; 2] = ["ExecMainStatus=143", "ExecMainStatus=130"];
 
 /// Who reads something else from now on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,26 +57,29 @@ async fn reload_proxy() -> Result<(), Failed> {
     systemctl(&["start", "--no-block", PROXY], ASK).await.map(drop)
 }
 
-/// `opens`: what failed without a writer is started again, now that there is one.
+/// `opens`: what failed without a writer may start now that there is one.
 async fn app(apply: &Apply, opens: bool) -> Result<(), Failed> {
     let (verb, unit) = match apply {
         Apply::Reload(unit) => ("reload", unit),
         Apply::Restart(unit) => ("restart", unit),
         Apply::Nothing => return Ok(()),
     };
-    let state = systemctl(&["show", "--property=LoadState,ActiveState", unit], ASK).await?;
+    let state = systemctl(&["show", "--property=LoadState,ActiveState,ExecMainStatus", unit], ASK).await?;
     let has = |line: &str| state.lines().any(|found| found == line);
     let failed = has("ActiveState=failed");
-    // What does not run reads the outputs when it starts. During a boot that is after the gate.
-    if has("LoadState=loaded") && (has("ActiveState=inactive") || (failed && !opens)) {
-        return Ok(());
-    }
-    let verb = if failed { "restart" } else { verb };
-    if verb == "restart" {
+    let is_down = has("LoadState=loaded") && (failed || has("ActiveState=inactive"));
+    if verb == "restart" && !is_down || failed && opens {
         // Else its start limit, which is meant for what crashes, counts each of these and ends it for good.
         drop(systemctl(&["reset-failed", unit], ASK).await);
     }
-    systemctl(&[verb, unit], APP).await.map(drop)
+    if !is_down {
+        return systemctl(&[verb, unit], APP).await.map(drop);
+    }
+    // What does not run reads the outputs when it starts, during a boot after the gate: so whether it does is its own.
+    if failed && opens && !STOPPED.iter().any(|line| has(line)) {
+        drop(systemctl(&["start", "--no-block", unit], ASK).await);
+    }
+    Ok(())
 }
 
 async fn systemctl(arguments: &[&str], limit: Duration) -> Result<String, Failed> {

@@ -261,6 +261,8 @@ fn a_boot_makes_the_machine_an_instance_of_its_region() {
     machine.put("/etc/dr-agent/agent.toml", "schema = 1\n", 0o644);
     machine.must("systemctl start dr-agent");
     machine.put("/etc/dr-agent/agent.toml", CONFIG, 0o644);
+    // As `aws s3 cp` leaves it.
+    machine.must("touch --date=2020-01-01 /etc/dr-agent/agent.toml");
     assert!(site.boot(), "{}", machine.run("journalctl -b --no-pager -u dr-agent-bootstrap").out);
     site.efs_becomes("healthy");
     // One that has not changed since is no reason.

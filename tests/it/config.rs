@@ -356,6 +356,33 @@ fn a_bad_file_at_start_gives_the_last_good_one_and_then_the_defaults() {
     assert!(loaded.problems[0].contains("no such file"), "one was named and is not there: {:?}", loaded.problems);
 }
 
+#[test]
+fn root_keeps_a_copy_of_its_own_of_what_is_good_in_its_region() {
+    let (dir, own) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let state = format!("schema = 1\nstate_dir = \"{}\"\nhome = \"a-1\"\n", dir.path().display());
+    let regions = |name: &str| {
+        format!(
+            "{state}[probe.efs]\npath = \"/mnt/efs\"\n[region.a-1]\nefs = \"fs-0123456789abcdef0\"\n[region.{name}]\nefs = \"fs-0fedcba9876543210\"\n"
+        )
+    };
+    let path = write(&dir, &regions("b-1"));
+    let start = |region| load::at_start_of_root(Some(&path), region, own.path());
+    assert!(start(Some("b-1")).problems.is_empty());
+
+    // Good as long as nobody knows where this is.
+    write(&dir, &regions("b-2"));
+    assert!(start(None).problems.is_empty());
+    let loaded = start(Some("b-1"));
+    assert_eq!(loaded.stand_in, Some(StandIn::LastGood), "{:?}", loaded.problems);
+    assert!(loaded.config.efs.is_some_and(|efs| efs.file_system.as_deref() == Some("fs-0fedcba9876543210")));
+
+    // The agent's copy is not root's.
+    fs::write(dir.path().join("config.good.toml"), regions("b-1")).unwrap();
+    let others = TempDir::new().unwrap();
+    let loaded = load::at_start_of_root(Some(&path), Some("b-1"), others.path());
+    assert_eq!(loaded.stand_in, Some(StandIn::Defaults));
+}
+
 /// A good file with which the agent cannot start all the same.
 #[test]
 fn what_cannot_be_in_force_gives_way_to_the_last_good_file_then_to_the_defaults_and_then_to_nothing() {

@@ -177,9 +177,10 @@ pub(super) fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
         OnInstance::Closes => true,
         OnInstance::ClosesIfPeerPasses => {
             let behind_gate = component.component == Component::App && inputs.gate_closed;
-            // An instance that was never set up, so that nobody may tell it that it alone has no file system: with nothing
-            // served to it that works it would take its share of the users for good.
-            let never_set_up = inputs.group.is_deaf && !component.ever_healthy;
+            // An instance that was never set up: it has no file system, and no key to ask whether others have one. It
+            // would answer its share of the users from nothing, for good.
+            let is_efs = component.component == Component::Efs;
+            let never_set_up = inputs.group.is_deaf && is_efs && !component.ever_healthy;
             let others_pass = inputs.group.passing.contains(&component.component) || never_set_up;
             // Only in a round in which it fails still: a recovery convicts nobody.
             component.is_failing_now() && others_pass && !behind_gate
