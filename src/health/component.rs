@@ -206,12 +206,12 @@ impl ComponentState {
     }
 
     /// Its status was not made by a first failure alone, which may be one late answer: it passed before, or failed often
-    /// enough to fall, or is looked at on this machine's own disks.
+    /// enough to fall, or what it fails for is seen on this machine itself and never late.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        let is_own = self.component == Component::Host;
-        let hangs = self.newest.1.is_some_and(is_hang);
-        self.last_ok.is_some() || self.failures >= self.schedule.fall || hangs || is_own
+        let is_seen = |cause| matches!(cause, Cause::WiringFenceOpen | Cause::WiringMarker) || is_hang(cause);
+        let is_no_blip = self.component == Component::Host || self.newest.1.is_some_and(is_seen);
+        self.last_ok.is_some() || self.failures >= self.schedule.fall || is_no_blip
     }
 
     /// The newest attempt reached what is probed: what stopped one before that says nothing of it.

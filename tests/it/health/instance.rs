@@ -108,6 +108,12 @@ fn one_late_answer_after_a_restart_or_a_reload_closes_nothing_that_was_open() {
         let closes = bench.run_until(secs(10), |bench| !bench.serves());
         assert_eq!(closes, Some(millis(500)), "it closes by `fall`, at the pace of something that may be falling");
     }
+    // What this machine sees of itself is never late.
+    for (component, cause) in [(Host, Cause::DiskFull), (Wiring, Cause::WiringFenceOpen)] {
+        let mut bench = Bench::resumed(&[Nginx, component.clone()], Memory { same_boot: true, ..Memory::default() });
+        bench.observe(&component, Some(cause));
+        assert!(!bench.serves(), "{}", cause.name());
+    }
     // A hang was waited for, and a new boot has nothing to keep open.
     let mut bench = Bench::resumed(&[Nginx, Efs], Memory { same_boot: true, ..Memory::default() });
     bench.peer_passes(&[Efs]);
