@@ -196,11 +196,13 @@ impl Judge<'_> {
 
     /// Nothing is known of this region's database that could be judged.
     fn without_own(&mut self) -> State {
-        if self.memory.known.is_none() {
-            return self.because(State::Uninitialised, Reason::NobodyEverClaimed);
+        if self.memory.known.is_some() {
+            self.memory.unread = true;
+            return self.because(State::Standby, Reason::NothingKept);
         }
-        self.memory.unread = true;
-        self.because(State::Standby, Reason::NothingKept)
+        // Without a look at a database it is only not known that somebody has.
+        let reason = if self.memory.own.is_none() { Reason::NothingKept } else { Reason::NobodyEverClaimed };
+        self.because(State::Uninitialised, reason)
     }
 
     fn is_boot_over(&self) -> bool {

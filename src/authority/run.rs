@@ -304,8 +304,12 @@ impl Task {
             Target::Region(region) => repoint::decision::Target::Region(region.clone()),
         };
         let left = self.steps(&decision);
+        // The first row takes nothing from anybody, so that an app whose outputs nobody can read yet keeps its writer
+        // until it gets the one that it should have.
+        let takes_nothing = decision.memory.own.as_ref().is_some_and(|own| own.is_first)
+            && matches!(writer, repoint::decision::Target::Region(_));
         // What is open to somebody else is closed before anything opens.
-        if left.contains(&Step::StopWriter) && !self.is_asked_again(&decision, &writer) {
+        if left.contains(&Step::StopWriter) && !takes_nothing && !self.is_asked_again(&decision, &writer) {
             writer = repoint::decision::Target::None;
         } else if left.iter().any(|step| matches!(step, Step::Claim(_)))
             && matches!(writer, repoint::decision::Target::Region(_))

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
+use crate::authority::why::Reason;
 use crate::group::ask::Silence;
 use crate::group::vote::Vote;
 use crate::health::cause::{OnInstance, OnRegion, OnReplacement, Row, TABLE};
+use crate::health::verdict::RegionState;
 use crate::report::{Component, Report};
 
 /// Columns before what a component says.
@@ -102,14 +104,18 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     let holds = page::holds(verdict);
     writeln!(out)?;
-    if holds.is_empty() {
+    let closing = closed_by_authority(report);
+    for why in &closing {
+        say(out, &format!("Closed: {why}."), 2)?;
+    }
+    if holds.is_empty() && closing.is_empty() {
         say(out, "No 503 condition holds.", 2)?;
     }
     for hold in &holds {
         say(out, hold, 2)?;
     }
     say(out, "It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.", 2)?;
-    if verdict.state == crate::health::verdict::RegionState::Standby {
+    if verdict.state == RegionState::Standby {
         say(
             out,
             "As the standby it never closes for a dependency: with both regions' records failing, Route 53 answers with the home region, dead or not.",
@@ -117,6 +123,14 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// Why who owns the data, or a drill, closes the region, whatever its components are.
+fn closed_by_authority(report: &Report) -> Vec<&str> {
+    let drill = Reason::Drill.to_string();
+    let is_fenced = report.verdicts.region.state == RegionState::Fenced;
+    let whys = report.authority.iter().flat_map(|authority| &authority.why).map(String::as_str);
+    whys.filter(|why| is_fenced || *why == drill).collect()
 }
 
 fn replace(out: &mut String, report: &Report) -> std::fmt::Result {
@@ -154,10 +168,10 @@ fn repoint(out: &mut String, report: &Report) -> std::fmt::Result {
             2,
         );
     };
-    let known = authority.known.as_ref().map_or_else(
-        || "nobody has written an epoch".to_owned(),
-        |known| format!("epoch {} is {}'s", known.epoch, known.region),
-    );
+    let known = authority
+        .known
+        .as_ref()
+        .map_or_else(|| "no epoch is known".to_owned(), |known| format!("epoch {} is {}'s", known.epoch, known.region));
     say(out, &format!("This region, {}, is {}: {known}.", authority.region, authority.state), 2)?;
     for why in &authority.why {
         say(out, &format!("because {why}"), 4)?;

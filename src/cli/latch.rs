@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::check::aws::{known, metadata, value};
@@ -36,6 +37,9 @@ struct Done {
     /// Other instances that answer healthy, as far as is known.
     #[serde(default)]
     others: Option<usize>,
+    /// Of an order to end one: what was ended.
+    #[serde(default)]
+    latch: Option<Value>,
 }
 
 pub(super) fn set(socket: &Path, kind: Kind, reason: &str, span: Span, force: bool) -> Exit {
@@ -126,8 +130,13 @@ async fn health_check_types(live: &Report) -> Result<Vec<String>, Failure> {
 pub(super) fn clear(socket: &Path, kind: Kind) -> Exit {
     let path = format!("/latch/{}", kind.name());
     match client::block_on(client::ask(socket, Method::DELETE, &path, Vec::new())) {
-        Ok(_) => {
-            render::note(format_args!("{} is not set", kind.name()));
+        Ok(answer) => {
+            let done = serde_json::from_slice::<Done>(&answer).unwrap_or_default();
+            let words = if done.latch.is_some() { "has ended" } else { "was not set" };
+            render::note(format_args!("{} {words}", kind.name()));
+            if done.latch.is_none() && kind == Kind::Drill {
+                render::hint("`dr-agent fence release` ends a drill of the region");
+            }
             Exit::Ok
         }
         Err(error) => error.show(),

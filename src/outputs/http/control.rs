@@ -128,7 +128,7 @@ impl Service<Request<Incoming>> for Orders {
 
 #[derive(Debug, Serialize)]
 struct Done {
-    /// The latch as it now stands; `null` when it was cleared.
+    /// The latch as it now stands, or the one that was ended; `null` if there was none.
     latch: Option<Latch>,
     /// Other instances that answer healthy, when the agent knows.
     others: Option<usize>,
@@ -242,9 +242,10 @@ impl Shared {
 
     async fn clear(&self, kind: Kind, uid: Option<u32>) -> Result<Response<Full<Bytes>>, Refusal> {
         let dir = self.control.state_dir.clone();
+        let latch = self.snapshot().latches.get(kind).cloned();
         let latches = self.write(kind, uid, "clear", move |_| latches::clear(&dir, kind)).await?;
         self.put_in_force(kind, latches).await?;
-        json(&Done { latch: None, others: Some(Seen::of(&self.snapshot()).others) })
+        json(&Done { latch, others: Some(Seen::of(&self.snapshot()).others) })
     }
 
     /// Changes the files off the runtime, for whoever `uid` is, and reads them back.

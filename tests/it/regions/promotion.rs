@@ -40,6 +40,26 @@ fn before_init_nothing_changes_and_init_cuts_no_session() {
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("AlreadyInitialised"));
 }
 
+/// As an operator wrote it: the root helper cannot tell where it leads.
+#[test]
+fn init_takes_no_writer_from_an_app_whose_outputs_nobody_can_read() {
+    let mut site = Site::build([1, 1]);
+    site.grant();
+    for instance in site.groups.iter().flatten() {
+        let files = instance.shop().files;
+        fs::write(files.join("database.env"), "DATABASE_URL=mysql://db.example/shop\n").unwrap();
+        fs::write(files.join("database.json"), "{\"url\": \"mysql://db.example/shop\"}\n").unwrap();
+    }
+    site.start_agents();
+    site.init();
+    for instance in site.groups.iter().flatten() {
+        let log = instance.agent.log();
+        let cuts: Vec<_> =
+            log.lines().filter(|line| line.contains("write nowhere") && line.contains("epoch=1")).collect();
+        assert!(cuts.is_empty(), "{cuts:?}");
+    }
+}
+
 #[test]
 fn a_promotion_is_claimed_once_and_the_old_region_is_closed() {
     let mut site = Site::initialised([1, 2]);
