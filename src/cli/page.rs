@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 
 use super::render::{BOLD, DIM, HINT, status_style, status_word, wrap};
 use super::time::{between, show, show_span};
+use crate::authority::why::Reason;
 use crate::certificates::Certificate;
 use crate::group::vote::Vote;
 use crate::health::cause::Status;
@@ -173,7 +174,10 @@ pub(super) fn summary(report: &Report) -> String {
         InstanceState::Serving | InstanceState::Closed => {}
     }
     if !report.verdicts.region.state.is_ok() {
-        parts.push(format!("the region is {}", report.verdicts.region.state.name()));
+        let drill = Reason::Drill.to_string();
+        let is_drill = report.whose().is_some_and(|authority| authority.why.contains(&drill));
+        let by = if is_drill { ", by a drill" } else { "" };
+        parts.push(format!("the region is {}{by}", report.verdicts.region.state.name()));
     }
     for status in [Status::Unhealthy, Status::Unknown, Status::Degraded] {
         // What another fault may explain comes after it.

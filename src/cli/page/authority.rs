@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::super::render::{status_style, wrap};
 use super::super::time::show;
 use super::{hint, title};
-use crate::authority::Claim;
+use crate::authority::{Claim, State};
 use crate::health::cause::Status;
 use crate::report::Report;
 
@@ -20,6 +20,9 @@ pub(super) fn summary(report: &Report) -> Option<String> {
     match (&authority.notice, &authority.readiness) {
         (Some(notice), _) => Some(notice.happened.clone()),
         (None, Some(readiness)) if !readiness.ready => Some("this region could not take over now".to_owned()),
+        _ if authority.state == State::Uninitialised.name() => {
+            Some("no epoch is known yet: once both regions run, `dr-agent authority init` writes the first".to_owned())
+        }
         _ => None,
     }
 }
