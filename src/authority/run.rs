@@ -304,9 +304,11 @@ impl Task {
             Target::Region(region) => repoint::decision::Target::Region(region.clone()),
         };
         let left = self.steps(&decision);
-        // The first row takes nothing from anybody, so that an app whose outputs nobody can read yet keeps its writer
-        // until it gets the one that it should have.
-        let takes_nothing = decision.memory.own.as_ref().is_some_and(|own| own.is_first)
+        // The first row takes nothing from anybody, as long as it is the highest: an app whose outputs nobody can read yet
+        // keeps its writer until it gets the one that it should have.
+        let known = decision.memory.known_epoch();
+        let takes_nothing = decision.memory.own.as_ref().is_some_and(|own| own.is_first && own.epoch() == known)
+            && matches!(decision.state, State::Owner | State::Standby)
             && matches!(writer, repoint::decision::Target::Region(_));
         // What is open to somebody else is closed before anything opens.
         if left.contains(&Step::StopWriter) && !takes_nothing && !self.is_asked_again(&decision, &writer) {

@@ -236,9 +236,6 @@ cause_table! {
         "shows that nginx serves users although the gate is closed", "can nginx's user read /var/lib/dr-agent/public? is the snippet in every server block?";
     WiringMarker        "wiring-marker":             Unhealthy Configuration Closes             Keeps     Never,
         "has a marker that cannot be set", "check the owner and mode of the state directory's `public` and `off`";
-    WiringWriter        "wiring-writer":             Unhealthy Configuration Closes             Keeps     Never,
-        "finds that the app here still writes to the database of the superseded region: those writes are lost",
-        "see `dr-agent explain repoint` and `journalctl -u dr-agent-helper-repoint-apply`";
     WiringRedirect      "wiring-redirect":           Degraded  Configuration Keeps              Keeps     Never,
         "finds a redirect where a health answer belongs: Route 53 would read it as healthy", "move the server-level redirect into a `location /`";
     WiringFallback      "wiring-fallback":           Degraded  Configuration Keeps              Keeps     Never,
@@ -359,7 +356,7 @@ mod tests {
         (&[DiskFull, DiskReadOnly], "unhealthy", "503", "capacity rule", "yes"),
         (&[CouldNotRun], "unknown", "200", "holds", "no"),
         (&[ExecCritical, MemoryPressure, IoPressure], "degraded", "200", "no", "no"),
-        (&[WiringFenceOpen, WiringMarker, WiringWriter], "unhealthy", "503", "no", "never"),
+        (&[WiringFenceOpen, WiringMarker], "unhealthy", "503", "no", "never"),
         (
             &[WiringRedirect, WiringFallback, WiringForeign, WiringHelper, WiringCertificate],
             "degraded",

@@ -1,6 +1,6 @@
 //! wiring: whether nginx hands the health paths to this agent, whether the fence holds while the gate is closed,
-//! whether the markers on disk say what the agent says, whether the root helper answers, whether the app writes where
-//! this region's data is, and whether users could use the other region's name.
+//! whether the markers on disk say what the agent says, whether the root helper answers, and whether users could use the
+//! other region's name.
 //!
 //! The agent asks itself, from outside, through nginx, as the load balancer and Route 53 do. That nginx is down is not
 //! this probe's finding: the nginx component says it.
@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Question;
-use crate::authority::State;
 use crate::certificates::Certificate;
 use crate::clock::BootTime;
 use crate::config::WiringProbe;
@@ -76,15 +75,6 @@ impl Wiring {
         let read = move || helper::VERBS.map(|verb| paths.unanswered(verb).map(|id| (verb, id)));
         let open = LANE.run(read).await.ok()?.into_iter().flatten();
         late(&mut self.unanswered, open, BootTime::now())
-    }
-
-    /// The helper cannot take the old writer from the app: after the wait for it the others of the region went on.
-    fn look_at_writer(&self) -> Option<Finding> {
-        let snapshot = Arc::clone(&self.snapshots.as_ref()?.borrow());
-        let said = snapshot.authority.as_deref().filter(|said| said.decision.state == State::Owner)?;
-        let (other, here) = (&said.place.other, &said.place.region);
-        let detail = || format!("the app writes to the database of {other}, and {here} owns the data");
-        (said.word.writer == *other).then(|| Finding::new(Cause::WiringWriter, detail()))
     }
 
     /// What users would say after a failover to the other region.
@@ -176,7 +166,6 @@ impl Probe for Wiring {
         let (fenced, finding) = self.look_at_markers().await;
         let mut findings = Vec::from_iter(finding);
         findings.extend(self.look_at_helper().await);
-        findings.extend(self.look_at_writer());
         findings.extend(self.look_at_certificate());
         stages.enter("answers");
         for host in &self.hosts {

@@ -105,15 +105,18 @@ impl Settings<'_> {
 }
 
 impl Kept {
-    /// What was in force before the decision `id`.
+    /// What was in force before the decision `id`. One that was never begun, as of a set that could not be written, left
+    /// in force what is.
     fn before(&self, id: &str) -> Option<&Set> {
         let is = |set: &Option<Set>| set.as_ref().is_some_and(|set| set.id == id);
         if is(&self.in_flight) {
             self.now.as_ref()
         } else if is(&self.now) {
             self.before.as_ref()
-        } else {
+        } else if is(&self.before) || self.in_flight.is_some() {
             None
+        } else {
+            self.now.as_ref()
         }
     }
 
@@ -209,7 +212,9 @@ mod tests {
         machine.apply(&decision("2", "a", "a"));
         let restored = machine.of(&Machine::back("3", "2", "a")).unwrap();
         assert_eq!((&restored.texts, restored.writer.as_deref()), (&good.texts, Some("a")));
-        for (of, allowed) in [("2", "b"), ("2", "none"), ("1", "a"), ("unheard", "a")] {
+        let kept = machine.of(&Machine::back("3", "never begun", "a")).unwrap();
+        assert_eq!(Some(&kept.texts), machine.kept.now.as_ref().map(|now| &now.texts));
+        for (of, allowed) in [("2", "b"), ("2", "none"), ("1", "a"), ("never begun", "b")] {
             let set = machine.of(&Machine::back("3", of, allowed)).unwrap();
             assert_eq!((set.writer, set.content.writer), (None, None), "{of} {allowed}");
         }

@@ -216,6 +216,12 @@ fn a_target_that_cannot_be_written_keeps_all_of_a_set_as_it_was() {
 
     second("{dir}/nowhere/database.json");
     unchanged("cannot open its folder: No such file or directory");
+    // Nor does the way back from it take what is there.
+    let failed = machine.decide("a-1");
+    assert!(!machine.apply(&failed).done.ok);
+    let back = machine.decide_as("a-1", |decision| decision.rollback = Some(failed.id.clone()));
+    assert!(!machine.apply(&back).done.ok);
+    assert_eq!((machine.text("database.env"), machine.text("database.json")), (env.clone(), json.clone()));
     symlink(machine.path("app/database.json"), machine.path("app/link")).unwrap();
     second("{dir}/app/link");
     unchanged("is a link");

@@ -50,8 +50,6 @@ pub struct Site {
     pub variables: Vec<(String, String)>,
     /// TOML of `[authority]` beside the regions.
     pub waits: String,
-    /// TOML of `[probe.wiring]`.
-    pub wiring: String,
     files: Scratch,
     launched: usize,
 }
@@ -130,7 +128,6 @@ impl Site {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
             waits: "poll = \"500ms\"\nboot_wait = \"3s\"\ntakeover_wait = \"6s\"".to_owned(),
-            wiring: "interval = \"1h\"".to_owned(),
             files,
             launched: 0,
         };
@@ -243,7 +240,7 @@ control = "{control}"
 url = "{nginx}"
 pid_file = "{pid}"
 [probe.wiring]
-{wiring}
+interval = "1h"
 [probe.database]
 user = "{USER}"
 password_file = "{password}"
@@ -281,7 +278,6 @@ path = "{app}/database.json"
             ca = file("ca.pem"),
             regions = table(HOME) + &table(PEER),
             waits = self.waits,
-            wiring = self.wiring,
             app = at("app"),
             proxy = instance.proxy.as_ref().map_or_else(String::new, |proxy| {
                 let (port, conf) = (proxy.port, proxy.conf());
