@@ -6,7 +6,7 @@ use crate::outputs::markers::Markers;
 use crate::state::State;
 
 /// What an agent in `boot` remembers: `saved` is its own state, empty if there is none that it can use, and `saved_in`
-/// the boot in which its state file was written, even if it cannot use that.
+/// the boot in which the state file was written, whoever's it is: to users a changed `deployment` is no new boot.
 #[must_use]
 pub fn memory(saved: &State, saved_in: Option<&str>, markers: Markers, boot: &str) -> Memory {
     // A disk too full for the state file takes a marker all the same. Markers do not outlive a boot (tmpfiles), so one

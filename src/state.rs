@@ -187,17 +187,11 @@ pub fn read(dir: &Path, owner: &Owner) -> Result<Option<State>, LoadError> {
     Ok(Some(state))
 }
 
-/// The boot in which the state file of `owner` was written, also when the rest of it is of a version that this release
-/// cannot read. What an agent of another deployment saw in this boot, as one that started before its configuration was
-/// written, was not for this one's verdicts.
+/// The boot in which the state file was written, also when the rest of it is of a version that this release cannot read.
 #[must_use]
-pub fn boot_of_file(dir: &Path, owner: &Owner) -> Option<String> {
+pub fn boot_of_file(dir: &Path) -> Option<String> {
     let text = fs::read(dir.join(FILE)).ok()?;
     let file: Value = serde_json::from_slice(&text).ok()?;
-    let found = file.get("owner").cloned().and_then(|found| serde_json::from_value::<Owner>(found).ok());
-    if found.is_some_and(|found| !found.agrees(owner)) {
-        return None;
-    }
     Some(file.get("boot")?.as_str()?.to_owned())
 }
 
@@ -330,18 +324,6 @@ mod tests {
             save(dir.path(), &state()).unwrap();
             assert_eq!(load(dir.path(), &state().owner).unwrap(), Some(state()));
         }
-    }
-
-    #[test]
-    fn the_boot_of_another_deployments_agent_is_not_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        save(dir.path(), &state()).unwrap();
-        let another = Owner { deployment: Some("default".to_owned()), ..state().owner };
-        assert_eq!(boot_of_file(dir.path(), &another), None);
-        assert_eq!(boot_of_file(dir.path(), &Owner::default()).as_deref(), Some("b"), "who does not know itself");
-        let later = json!({"version": 9, "boot": "c", "owner": {"of a later release": true}});
-        fs::write(dir.path().join(FILE), later.to_string()).unwrap();
-        assert_eq!(boot_of_file(dir.path(), &state().owner).as_deref(), Some("c"));
     }
 
     /// `state.json` with this content, loaded.

@@ -46,7 +46,7 @@ impl Bound {
             // The built-in defaults have none, whoever named it.
             region: loaded.config.region.clone().or(region),
         };
-        let saved_in = state::boot_of_file(&dir, &who);
+        let saved_in = state::boot_of_file(&dir);
         let saved = state::load(&dir, &who).unwrap_or_else(|error| {
             event::state_set_aside(&error);
             if matches!(error, state::LoadError::Foreign { .. }) {

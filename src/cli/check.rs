@@ -340,7 +340,7 @@ fn judge(about: &About, config: &Config, observations: Vec<Observation>, saved: 
     let (latches, unusable) = latches::read(&config.state_dir, &about.boot, now, at, &Latches::default());
     let gate_closed = markers.fenced == Some(true);
     let lifecycle = if saved.boot == about.boot { saved.lifecycle.clone() } else { Lifecycle::default() };
-    let saved_in = state::boot_of_file(&config.state_dir, &about.owner);
+    let saved_in = state::boot_of_file(&config.state_dir);
     let memory = resume::memory(saved, saved_in.as_deref(), markers, &about.boot);
     let mut observations: Vec<Option<Observation>> = observations.into_iter().map(Some).collect();
     let states: Vec<_> = Spec::all(config)
