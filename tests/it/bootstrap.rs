@@ -1,10 +1,15 @@
 //! The bootstrap on a machine with a real systemd: secrets by a stand-in for the AWS CLI and a metadata service of the
 //! tests' own, a mount by a stand-in for efs-utils that works, refuses or hangs.
 
+use serde::de::Error as _;
 use serde_json::Value;
 
+use dr_agent::telemetry::event::COMPONENT_CHANGED;
+
+use crate::support::aws_proxy::AwsProxy;
 use crate::support::imds::Imds;
 use crate::support::machine::Machine;
+use crate::support::moto::{Moto, REGION};
 use crate::support::{agent_binary, eventually, repository};
 
 const CONFIG: &str = r#"
@@ -105,9 +110,6 @@ impl Site {
         machine.put("/usr/bin/aws", AWS, 0o755);
         machine.put("/sbin/mount.efs", MOUNT_HELPER, 0o755);
         machine.put("/run/aws/secret", SECRET, 0o600);
-        // The debug build of the AWS SDK ends on a machine without any.
-        let roots = std::fs::read("/etc/ssl/certs/ca-certificates.crt").expect("root certificates (ca-certificates)");
-        machine.put("/etc/ssl/certs/ca-certificates.crt", roots, 0o644);
         let endpoint = format!("Environment=AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:{}\n", self.imds.port);
         for unit in ["dr-agent", "dr-agent-bootstrap", "dr-agent-bootstrap-retry"] {
             // The retry is the unit's; only its pause is shorter, to see it within the test.
@@ -176,12 +178,22 @@ impl Site {
         });
     }
 
+    /// The code that nginx answers.
+    fn code(&self, path: &str) -> String {
+        let ask = "curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}'";
+        self.machine.run(&format!("{ask} http://127.0.0.1{path}")).out
+    }
+
     /// What users and the load balancer get while the bootstrap failed: a site, and an agent that says what is wrong.
     fn is_up_and_says(&self, words: &[&str]) {
         for unit in ["nginx", "shop", "dr-agent"] {
             assert!(self.is_active(unit), "a failed bootstrap keeps nobody: {unit}");
         }
-        self.machine.must("curl --fail --silent --max-time 5 http://127.0.0.1/health/live");
+        // The bootstrap of this boot may have restarted the agent, for a file that changed.
+        eventually("the agent lives", || match self.code("/health/live") {
+            code if code == "200" => Ok(()),
+            code => Err(code),
+        });
         let said = self.machine.run("dr-agent check");
         assert!(!said.ok, "{}", said.out);
         // As a person reads it, whatever the width of the page.
@@ -348,6 +360,64 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     machine.must("umount /mnt/efs && systemctl stop dr-agent-bootstrap-retry");
     let busy = machine.run("flock /run/dr-agent-result/bootstrap.lock dr-agent bootstrap");
     assert!(!busy.ok && busy.err.contains("another bootstrap is at work"), "{}", busy.err);
+}
+
+/// Its role may not fetch the secret and the mount target refuses it: it has neither the file system nor the key to ask the
+/// others, who may have it. AWS says that there is another one.
+#[test]
+fn an_instance_without_key_and_mount_takes_no_users_until_it_has_them() {
+    let Some(site) = Site::start() else { return };
+    let machine = &site.machine;
+    let moto = Moto::start();
+    let instances = moto.group("web", 2);
+    let aws = AwsProxy::on(machine.listen(), moto.port);
+    let variables = aws.environment().into_iter().map(|(name, value)| format!("Environment={name}={value}\n"));
+    let variables = variables.collect::<String>();
+    machine.put("/etc/systemd/system/dr-agent.service.d/aws.conf", format!("[Service]\n{variables}"), 0o644);
+    machine.must("systemctl daemon-reload");
+    machine.put("/etc/dr-agent/agent.toml", CONFIG.replace("\"ap-south-1\"", &format!("\"{REGION}\"")), 0o644);
+    for (path, content) in [
+        ("instance-id", instances[0].as_str()),
+        ("placement/region", REGION),
+        ("placement/availability-zone", "us-east-1a"),
+        ("tags/instance/aws:autoscaling:groupName", "web"),
+    ] {
+        site.imds.set(path, Some(content));
+    }
+
+    machine.put("/run/aws/fail", "", 0o644);
+    machine.put("/run/mount.mode", "refuse", 0o644);
+    assert!(!site.boot(), "the bootstrap failed");
+    site.is_up_and_says(&["the bootstrap of this boot failed", "AccessDeniedException", "/mnt/efs is not mounted"]);
+    machine.journal_has(&format!("MESSAGE_ID={COMPONENT_CHANGED} COMPONENT=efs TO=unhealthy CAUSE=efs-not-mounted"));
+    eventually("the mount closes the instance, and nothing else", || {
+        let report: Value = serde_json::from_str(&machine.run("dr-agent status --format json").out)?;
+        let verdict = &report["verdicts"]["instance"];
+        let causes: Vec<_> = verdict["reasons"].as_array().into_iter().flatten().map(|why| &why["cause"]).collect();
+        let is_so = verdict["state"] == "closed" && causes == ["efs-not-mounted"];
+        if is_so { Ok(()) } else { Err(serde_json::Error::custom(verdict)) }
+    });
+    let codes = || ["instance", "region"].map(|verdict| site.code(&format!("/health/{verdict}")));
+    assert_eq!(codes(), ["503", "200"], "no load balancer sends it a user; the region is not its business");
+    let said = machine.run("dr-agent explain instance").out;
+    assert!(said.contains("closes the instance"), "{said}");
+    // With nobody known to serve, an agent that is gone keeps no instance closed; the one that is started again does.
+    assert_eq!(machine.must("ls /var/lib/dr-agent/public"), "");
+    let pid = || machine.must("systemctl show dr-agent --property=MainPID --value");
+    let before = pid();
+    machine.must("systemctl kill --signal=KILL dr-agent");
+    eventually("it is started again, and closed", || match (pid(), codes()) {
+        (pid, [instance, _]) if pid != before && instance == "503" => Ok(()),
+        now => Err(format!("{now:?}")),
+    });
+
+    // Role and mount target are mended.
+    machine.must("rm /run/aws/fail /run/mount.mode");
+    eventually("it is mounted without anybody's help, and serves", || match codes() {
+        codes if codes == ["200", "200"] => Ok(()),
+        codes => Err(format!("{codes:?} {}", machine.run("dr-agent check").out)),
+    });
+    site.efs_becomes("healthy");
 }
 
 /// What efs-utils leave behind lives as long as the mount: in the unit of the mount, and for the mount's own path.

@@ -1,9 +1,12 @@
 //! The package on a machine with a real systemd and nginx: installed, running, broken, upgraded, fenced, removed. Each
-//! time what nginx answers, which markers stand and what the units are.
+//! time what nginx answers the load balancer, Route 53 and a user, which markers stand, what the units are, and what is in
+//! the journal.
 
 use std::time::{Duration, Instant};
 
-use crate::support::installed::Installed;
+use dr_agent::telemetry::event::{AGENT_STOPPING, COMPONENT_CHANGED, CONFIG_REJECTED, GATE_CHANGED, REGION_CHANGED};
+
+use crate::support::installed::{FENCED, Installed, WELL};
 use crate::support::within;
 
 const PATHS: [&str; 3] = ["nginx-restart", "efs-remount", "repoint-apply"];
@@ -39,7 +42,8 @@ fn it_is_installed_without_starting_and_starts_without_network_mount_and_databas
         );
     }
     let instance = host.becomes("/health/instance", "200");
-    host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=efs TO=unhealthy CAUSE=efs-not-mounted");
+    host.machine
+        .journal_has(&format!("MESSAGE_ID={COMPONENT_CHANGED} COMPONENT=efs TO=unhealthy CAUSE=efs-not-mounted"));
     assert!(instance.body.starts_with(r#"{"ok":true,"dr-agent":"instance","status":""#), "{}", instance.body);
     // The proxy's master is root's.
     for (unit, threshold) in [("dr-agent", 20), ("dr-agent-database-proxy", 35)] {
@@ -71,17 +75,19 @@ fn nobody_notices_an_agent_that_dies_hangs_or_has_a_bad_file() {
 
     machine.must("systemctl kill --signal=KILL dr-agent");
     host.property_becomes("dr-agent", "NRestarts", "1");
-    host.agent_answers("/health/instance");
+    host.machine.journal_has("UNIT=dr-agent.service UNIT_RESULT=signal");
+    host.settles(WELL);
     machine.must("systemctl kill --signal=STOP dr-agent");
     assert_eq!(host.becomes("/health/live", "503").by, "absent");
     host.property_becomes("dr-agent", "NRestarts", "2");
-    host.journal_has("UNIT=dr-agent.service UNIT_RESULT=watchdog");
-    host.agent_answers("/health/instance");
+    host.machine.journal_has("UNIT=dr-agent.service UNIT_RESULT=watchdog");
+    host.settles(WELL);
 
     // A bad file is no reason to end; a start with one takes the last good one.
     machine.put("/etc/dr-agent/agent.toml", "schema = 1\nno such key\n", 0o644);
     machine.must("systemctl restart dr-agent");
-    host.agent_answers("/health/instance");
+    let pid = host.settles(WELL);
+    machine.journal_has(&format!("MESSAGE_ID={CONFIG_REJECTED} _PID={pid} --grep=agent.toml:2"));
     assert_eq!(host.property("dr-agent", "NRestarts"), "0", "a restart by hand begins anew, and nothing followed it");
     assert!(host.property("dr-agent", "StatusText").contains("configuration: "));
 
@@ -99,9 +105,10 @@ fn nobody_notices_an_agent_that_dies_hangs_or_has_a_bad_file() {
     });
     let held = host.ask("/health/region");
     assert_eq!((held.code.as_str(), held.by.as_str(), host.markers().as_str()), ("200", "absent", ""));
+    host.machine.journal_has("UNIT=dr-agent.service UNIT_RESULT=exit-code");
     machine
         .must("rm -r /run/systemd/system/dr-agent.service.d && systemctl daemon-reload && systemctl restart dr-agent");
-    host.agent_answers("/health/instance");
+    host.settles(WELL);
     for each in asking.into_iter().chain([site]) {
         println!("{}", each.end("200"));
     }
@@ -135,8 +142,8 @@ fn an_upgrade_and_a_downgrade_lose_no_answer() {
         let said = host.rpm(action, release);
         assert!(said.ok && said.err.is_empty(), "{}{}", said.out, said.err);
         assert_eq!(machine.must("rpm -q --queryformat '%{RELEASE}' dr-agent"), release.to_string());
-        assert_ne!(host.property("dr-agent", "MainPID"), pid, "the new one runs");
-        host.agent_answers("/health/instance");
+        assert_ne!(host.settles(WELL), pid, "the new one runs");
+        host.machine.journal_has(&format!("MESSAGE_ID={AGENT_STOPPING} _PID={pid}"));
         for unit in PATHS {
             assert_eq!(host.property(&format!("dr-agent-helper-{unit}.path"), "ActiveState"), "active");
         }
@@ -163,38 +170,32 @@ fn an_upgrade_and_a_downgrade_lose_no_answer() {
 fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     let Some(mut host) = Installed::running() else { return };
     host.machine.must("install -o dr-agent -g dr-agent /dev/null /var/lib/dr-agent/public/fenced");
-    let is_closed = |host: &Installed| {
-        host.becomes("/", "503");
-        host.becomes("/health/region", "503");
-        assert_eq!(host.becomes("/health/instance", "200").code, "200", "the instance can serve; the region may not");
-        assert_eq!(host.markers(), "fenced\n");
-    };
-    is_closed(&host);
+    let closed = format!("MESSAGE_ID={REGION_CHANGED} TO=fenced _PID={}", host.settles(FENCED));
+    assert_eq!(host.machine.journal_has(&closed)["_SYSTEMD_UNIT"], "dr-agent.service");
+    host.machine.journal_has(&format!("MESSAGE_ID={GATE_CHANGED} CLOSED=true"));
     host.machine.put("/var/lib/dr-agent/public/region-closed", "", 0o644);
     host.machine.reboot();
     assert_eq!(host.ask("/").code, "503", "also before the agent is up");
-    host.agent_answers("/health/region");
-    is_closed(&host);
+    let pid = host.settles(FENCED);
+    host.machine.journal_has(&format!("MESSAGE_ID={REGION_CHANGED} TO=fenced _PID={pid}"));
 
     // An upgrade is none of the fence's business, a removal is.
     let said = host.rpm("--upgrade", 2);
     assert!(said.ok, "{}", said.err);
-    host.agent_answers("/health/region");
-    is_closed(&host);
+    host.settles(FENCED);
     let refused = host.erase();
     assert!(
         !refused.ok && refused.err.contains("this region is closed") && refused.err.contains("fence release"),
         "{}",
         refused.err
     );
-    assert_eq!(host.property("dr-agent", "ActiveState"), "active", "nothing was touched");
-    is_closed(&host);
+    assert_eq!(host.looks(), FENCED, "nothing was touched");
     host.machine.must("systemctl stop dr-agent");
     assert!(!host.erase().ok, "nor without an agent");
 
     // There is no other region here that could own the data.
     host.machine.must("systemctl start dr-agent && rm /var/lib/dr-agent/public/fenced");
-    host.becomes("/health/region", "200");
+    let pid = host.settles(WELL);
     host.machine.put("/var/lib/dr-agent/public/draining", "", 0o644);
     let site = host.keep_asking("/");
     // A remount that was killed half-way, twice, leaves the shared file system where its new mount was tried.
@@ -205,6 +206,7 @@ fn a_fence_outlives_a_reboot_and_refuses_a_removal_until_it_is_gone() {
     let said = host.erase();
     assert!(said.ok && said.err.is_empty(), "{}", said.err);
     assert_eq!(host.machine.must("cat /mnt/efs/precious && umount /mnt/efs"), "kept\n");
+    host.machine.journal_has(&format!("MESSAGE_ID={AGENT_STOPPING} _PID={pid}"));
     host.machine.must("nginx -t && systemctl reload nginx");
     println!("{}", site.end("200"));
     assert_eq!(host.markers(), "");
@@ -243,16 +245,16 @@ fn nginx_that_is_stopped_is_seen_and_its_return_too() {
         let code = machine.run(own).out;
         if code == "503" { Ok(()) } else { Err(code) }
     });
-    assert_eq!(host.ask("/").code, "000", "a user's request is refused");
-    let fell = host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=nginx TO=unhealthy");
+    let fell = host.machine.journal_has(&format!("MESSAGE_ID={COMPONENT_CHANGED} COMPONENT=nginx TO=unhealthy"));
     assert_eq!(
         (fell["CAUSE"].as_str(), fell["_SYSTEMD_UNIT"].as_str()),
         (Some("nginx-master-gone"), Some("dr-agent.service"))
     );
-    assert_eq!(host.markers(), "", "it is nginx that does not answer");
+    let looks = "instance=000 region=000 page=000 markers= agent=active nginx=inactive";
+    assert_eq!(host.looks(), looks, "it is nginx that does not answer");
     machine.must("systemctl start nginx");
-    host.becomes("/health/instance", "200");
-    host.journal_has("MESSAGE_ID=8e7e74b4ac6d2986c1da5fe107068701 COMPONENT=nginx TO=healthy");
+    host.settles(WELL);
+    host.machine.journal_has(&format!("MESSAGE_ID={COMPONENT_CHANGED} COMPONENT=nginx TO=healthy"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "nothing outside reaches into a test")]
 
+// A release and the ones before and after it.
+mod across;
 // The site through nginx, and what it may answer.
 mod app;
 // The image: its template, and the scripts that make it.

@@ -180,14 +180,27 @@ class Vm:
     def thaw(self):
         self.server.send_signal(signal.SIGCONT)
 
+    def units(self):
+        """What the agent's unit and that of nginx are."""
+        return self.unit("ActiveState"), self.unit("ActiveState", "nginx")
+
+    def report(self):
+        """What the running agent says of everything."""
+        report = []
+
+        def look():
+            try:
+                report[:] = [json.loads(self.run("dr-agent status --format json")[1])]
+            except ValueError:
+                return False
+            return True
+
+        self.wait("the agent reports", 30, look)
+        return report[0]
+
     def efs(self):
         """Status and cause of the mount by the running agent."""
-        _, said = self.run("dr-agent status --format json")
-        try:
-            report = json.loads(said)
-        except ValueError:
-            return "unknown", said
-        found = [component for component in report["components"] if component["name"] == "efs"]
+        found = [component for component in self.report()["components"] if component["name"] == "efs"]
         return (found[0]["status"], found[0]["cause"]) if found else ("unknown", "no efs")
 
     def record(self):

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
+
+use dr_agent::telemetry::event::AGENT_STARTED;
 
 use super::machine::{Machine, Said};
 use super::package::package;
@@ -10,6 +13,12 @@ use super::{eventually, within};
 /// As the README says: one line in the server block.
 const SITE: &str = "server {\n  listen 80 default_server;\n  include /etc/nginx/dr-agent.d/*.conf;\n  \
                     location / { default_type text/plain; return 200 \"shop\\n\"; }\n}\n";
+
+/// What [`Installed::looks`] says of an instance that serves.
+pub const WELL: &str = "instance=200 region=200 page=200 markers= agent=active nginx=active";
+
+/// The same in a region that is fenced: the instance can serve, the region may not.
+pub const FENCED: &str = "instance=200 region=503 page=503 markers=fenced agent=active nginx=active";
 
 /// What one question got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +38,16 @@ pub struct Installed {
 impl Installed {
     /// Boots it and installs the package, which starts nothing. `None` where no machine can be booted.
     pub fn new() -> Option<Self> {
+        Self::of(&package(1))
+    }
+
+    /// The same with this package.
+    pub fn of(package: &Path) -> Option<Self> {
         let machine = Machine::boot()?;
         machine.put("/etc/nginx/sites-available/default", SITE, 0o644);
         machine.must("systemctl reload-or-restart nginx");
         let installed = Self { machine };
-        let said = installed.rpm("--install", 1);
+        let said = installed.rpm_of("--install", package);
         assert!(said.ok, "{}{}", said.out, said.err);
         installed.machine.must("nginx -t && systemctl reload nginx");
         Some(installed)
@@ -50,8 +64,13 @@ impl Installed {
     /// Runs `rpm` with the package of this release number. The machine is Debian's: nothing that the package requires is in
     /// the database, and `rpm` has to be told that this is meant.
     pub fn rpm(&self, action: &str, release: u32) -> Said {
-        let path = format!("/root/dr-agent-{release}.rpm");
-        self.machine.put(&path, fs::read(package(release)).expect("read the package"), 0o644);
+        self.rpm_of(action, &package(release))
+    }
+
+    /// The same with this package.
+    pub fn rpm_of(&self, action: &str, package: &Path) -> Said {
+        let path = "/root/dr-agent.rpm";
+        self.machine.put(path, fs::read(package).expect("read the package"), 0o644);
         self.machine.run(&format!("rpm {action} --force-debian --nodeps {path}"))
     }
 
@@ -115,13 +134,26 @@ impl Installed {
         self.machine.must("ls /var/lib/dr-agent/public")
     }
 
-    /// Waits for an entry of the journal with these fields, in this boot.
-    pub fn journal_has(&self, matches: &str) -> serde_json::Value {
-        eventually(&format!("the journal has {matches}"), || {
-            let said = self.machine.must(&format!("journalctl --boot --quiet --output=json {matches}"));
-            let line = said.lines().last().ok_or_else(|| self.log())?;
-            serde_json::from_str(line).map_err(|error| error.to_string())
-        })
+    /// How it looks to those around it: what nginx tells the load balancer, Route 53 and a user; the markers; the units.
+    pub fn looks(&self) -> String {
+        let [instance, region, page] = ["/health/instance", "/health/region", "/"].map(|path| self.ask(path).code);
+        let markers = self.markers().split_whitespace().collect::<Vec<_>>().join(",");
+        let [agent, nginx] = ["dr-agent", "nginx"].map(|unit| self.property(unit, "ActiveState"));
+        format!("instance={instance} region={region} page={page} markers={markers} agent={agent} nginx={nginx}")
+    }
+
+    /// Waits until it looks like this, with the agent itself answering, whose start is in the journal. Its process id.
+    pub fn settles(&self, wanted: &str) -> String {
+        self.agent_answers("/health/instance");
+        eventually(&format!("it looks like {wanted}"), || match self.looks() {
+            looks if looks == wanted => Ok(()),
+            looks => Err(format!("{looks}\n{}", self.log())),
+        });
+        let pid = self.property("dr-agent", "MainPID");
+        let started = self.machine.journal_has(&format!("MESSAGE_ID={AGENT_STARTED} _PID={pid}"));
+        let fields = ["_SYSTEMD_UNIT", "VERSION"].map(|name| started[name].as_str());
+        assert_eq!(fields, [Some("dr-agent.service"), Some(env!("CARGO_PKG_VERSION"))], "{started}");
+        pid
     }
 
     fn log(&self) -> String {

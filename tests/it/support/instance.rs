@@ -25,6 +25,8 @@ use super::{agent_binary, free_port};
 pub struct Instance {
     pub id: String,
     pub region: &'static str,
+    /// The agent's program: another release's, where two are to work together.
+    pub program: PathBuf,
     /// If its app goes by way of one.
     pub proxy: Option<Proxy>,
     pub agent: Agent,
@@ -50,6 +52,7 @@ impl Instance {
         let mut instance = Self {
             id: id.to_owned(),
             region,
+            program: agent_binary().into(),
             proxy: None,
             agent,
             nginx,
@@ -107,7 +110,7 @@ impl Instance {
             "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"",
         );
         command.args([self.boot_file(), scratch.path("hosts")]);
-        command.args([agent_binary(), "run", "--config"]).arg(self.agent.config());
+        command.arg(&self.program).args(["run", "--config"]).arg(self.agent.config());
         command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.imds.endpoint());
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         self.agent.spawn_as(&mut command);
@@ -116,14 +119,21 @@ impl Instance {
             let mut gate = Command::new("unshare");
             gate.args(["--mount", "sh", "-c"])
                 .arg("mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"")
-                .arg(self.boot_file())
-                .args([agent_binary(), "helper", "gate-open", "--wait", "12s", "--config"])
+                .args([&self.boot_file(), &self.program])
+                .args(["helper", "gate-open", "--wait", "12s", "--config"])
                 .arg(self.agent.config())
                 .env("STATE_DIRECTORY", self.agent.scratch.path("helper"));
             let output = gate.stdin(Stdio::null()).output().expect("run the gate");
             assert!(output.status.success(), "{}", outcome(&output));
             self.nginx.start_again();
         }
+    }
+
+    /// Another release is installed: its agent and its root helper from now on.
+    pub fn install(&mut self, program: PathBuf) {
+        self.kill();
+        self.program = program;
+        self.unit = Some(PathUnit::of(self));
     }
 
     /// SIGKILL for the agent.
@@ -134,7 +144,7 @@ impl Instance {
 
     /// A command of the agent's; its output.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(agent_binary());
+        let mut command = Command::new(&self.program);
         command.args(arguments).arg("--config").arg(self.agent.config());
         command.stdin(Stdio::null()).output().expect("run the agent")
     }
@@ -179,7 +189,7 @@ impl PathUnit {
     pub fn of(instance: &Instance) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, request) = (Arc::clone(&stop), instance.agent.scratch.path("control/request/repoint-apply"));
-        let mut helper = Command::new(agent_binary());
+        let mut helper = Command::new(&instance.program);
         helper
             .args(["helper", "repoint-apply", "--config"])
             .arg(instance.agent.config())

@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{eventually, repository};
@@ -148,6 +149,16 @@ impl Machine {
         let said = self.run(command);
         assert!(said.ok, "`{command}` failed: {}", self.describe(&said));
         said.out
+    }
+
+    /// Waits for an entry of the journal with these fields, in this boot; the newest one.
+    pub fn journal_has(&self, matches: &str) -> Value {
+        eventually(&format!("the journal has {matches}"), || {
+            let said = self.must(&format!("journalctl --boot --quiet --output=json {matches}"));
+            let last = || self.run("journalctl --quiet --no-pager --lines=40").out;
+            let line = said.lines().last().ok_or_else(last)?;
+            serde_json::from_str(line).map_err(|error| error.to_string())
+        })
     }
 
     /// Writes a file in the machine, with the folders above it.

@@ -3,7 +3,6 @@
 
 pub mod agent;
 pub mod ask;
-
 pub mod aws_proxy;
 pub mod fake_member;
 pub mod fleet;
@@ -12,6 +11,7 @@ pub mod hangfs;
 pub mod imds;
 pub mod installed;
 pub mod instance;
+pub mod later;
 pub mod machine;
 pub mod mariadb;
 pub mod member;

@@ -1,9 +1,11 @@
 //! Two regions on one machine: in each a real database, one the primary and the other its replica, and instances with a
 //! real nginx, the agent, and the root helper that systemd would start. All have the same configuration.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ pub struct Site {
     pub is_isolated: [bool; 2],
     /// By region: the names that its instances can resolve, as in `/etc/hosts`; empty for the machine's own.
     pub names: [String; 2],
+    /// By port of an agent's or a web server's: where everybody else finds it instead.
+    pub ways: BTreeMap<u16, u16>,
     /// Variables of every agent.
     pub variables: Vec<(String, String)>,
     /// TOML of `[authority]` beside the regions.
@@ -119,6 +123,7 @@ impl Site {
             databases: [home, peer],
             is_isolated: [false; 2],
             names: [String::new(), String::new()],
+            ways: BTreeMap::new(),
             variables: [
                 ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
                 ("AWS_ACCESS_KEY_ID", "test"),
@@ -137,6 +142,11 @@ impl Site {
             }
         }
         site
+    }
+
+    /// The keys of the deployment.
+    pub fn key_file(&self) -> PathBuf {
+        self.files.path("group.key")
     }
 
     /// What `dr-agent database grants` prints, as it is printed.
@@ -202,7 +212,7 @@ impl Site {
             instance: instance.id.clone(),
             zone: format!("{}a", NAMES[region]),
             address: "127.0.0.1".parse().expect("an address"),
-            port: Some(instance.agent.peer_port),
+            port: Some(self.way_to(instance.agent.peer_port)),
         };
         Membership {
             group: format!("web-{}", NAMES[region]),
@@ -210,6 +220,10 @@ impl Site {
             members: self.groups[region].iter().map(member).collect(),
             desired: None,
         }
+    }
+
+    fn way_to(&self, port: u16) -> u16 {
+        self.ways.get(&port).copied().unwrap_or(port)
     }
 
     fn configuration(&self, region: usize, number: usize) -> String {
@@ -220,7 +234,8 @@ impl Site {
         let table = |of: usize| {
             let is_cut = of != region && self.is_isolated[region];
             let database = if is_cut { NOBODY } else { self.ports[region][of] };
-            let front = if is_cut { NOBODY } else { self.groups[of].first().map_or(NOBODY, |one| one.nginx.port) };
+            let front =
+                if is_cut { NOBODY } else { self.groups[of].first().map_or(NOBODY, |one| self.way_to(one.nginx.port)) };
             format!(
                 "[region.{}]\ndatabase = \"{}:{database}\"\nurl = \"http://127.0.0.1:{front}\"\n",
                 NAMES[of], self.hosts[region][of]
