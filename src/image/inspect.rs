@@ -54,7 +54,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub async fn look(path: Option<&Path>) -> Vec<Item> {
     let root = Path::new("/");
     let (config, mut items) = files(root, path);
-    items.push(nginx(tool(&["nginx", "-T"], LIMIT).await));
+    items.extend(nginx(tool(&["nginx", "-T"], LIMIT).await));
     items.push(verified(tool(&verify(), LIMIT).await));
     items.extend(sealed(root, &config));
     items
@@ -245,22 +245,33 @@ fn named_files(root: &Path, config: &Config) -> Item {
 }
 
 /// What `nginx -T` means.
-fn nginx(said: Result<String, Failed>) -> Item {
-    let dump = match said {
-        Ok(dump) => dump,
+fn nginx(said: Result<String, Failed>) -> Vec<Item> {
+    let faults = match said {
+        Ok(dump) => nginx::faults(&dump),
         Err(error) => {
-            return Item::unhealthy(NGINX, error.to_string(), "install nginx, and correct what `nginx -t` says");
+            let hint = "install nginx, and correct what `nginx -t` says";
+            return vec![Item::unhealthy(NGINX, error.to_string(), hint)];
         }
     };
-    let lacking = nginx::servers_without(&dump);
-    if lacking.is_empty() {
-        return Item::well(NGINX, "its configuration is good, and every server block has the include");
+    let degraded = |servers: &[String], why: &str, hint: &str| {
+        (!servers.is_empty()).then(|| Item::degraded(NGINX, format!("{why}: {}", servers.join(", ")), hint))
+    };
+    let without = degraded(
+        &faults.without,
+        "without the agent's paths and without the fence",
+        "put `include /etc/nginx/dr-agent.d/*.conf;` into these server blocks, as the first line",
+    );
+    let late = degraded(
+        &faults.late,
+        "what comes before the agent's include answers users of a fenced region too",
+        "move `include /etc/nginx/dr-agent.d/*.conf;` to the top of these server blocks",
+    );
+    let found: Vec<_> = without.into_iter().chain(late).collect();
+    if found.is_empty() {
+        vec![Item::well(NGINX, "its configuration is good, and every server block has the include")]
+    } else {
+        found
     }
-    Item::degraded(
-        NGINX,
-        format!("without the agent's paths and without the fence: {}", lacking.join(", ")),
-        "put `include /etc/nginx/dr-agent.d/*.conf;` into these server blocks",
-    )
 }
 
 fn verify() -> Vec<&'static str> {

@@ -114,9 +114,13 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
     let of_dbus = file("/var/lib/dbus/machine-id");
     let of_dbus = if of_dbus.is_symlink() { Vec::new() } else { there(&[of_dbus]) };
 
+    // Those that the configuration names, and those in the usual place: it may come only with user data.
     let password_file = config.database.as_ref().and_then(|database| database.password_file.as_ref());
-    let secrets: Vec<_> = config.key_file.iter().chain(password_file).map(|path| below(root, path)).collect();
-    let folders: BTreeSet<_> = secrets.iter().filter_map(|path| path.parent()).collect();
+    let named: Vec<_> = config.key_file.iter().chain(password_file).map(|path| below(root, path)).collect();
+    let usual = file("/etc/dr-agent");
+    let is_secret = |name: &str| name.ends_with(".key") || name.ends_with(".password");
+    let secrets: BTreeSet<_> = there(&named).into_iter().chain(entries(&usual, is_secret)).collect();
+    let folders: BTreeSet<_> = named.iter().filter_map(|path| path.parent()).chain([usual.as_path()]).collect();
     // What a bootstrap that was killed left of one.
     let unfinished = folders.into_iter().flat_map(|dir| entries(dir, |name| name.starts_with(".new-")));
 
@@ -149,7 +153,7 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
         ),
         remove("leases", leases.collect()),
         remove("state of the agent", state.collect()),
-        remove("secrets of the agent", there(&secrets).into_iter().chain(unfinished).collect()),
+        remove("secrets of the agent", secrets.into_iter().chain(unfinished).collect()),
         remove("region", there(&[file("/etc/dr-agent/region")])),
     ]
 }

@@ -160,11 +160,22 @@ fn what_the_configuration_names_must_come_with_the_image() {
 fn nginx_and_systemd_are_asked() {
     let dump = "# configuration file /etc/nginx/nginx.conf:\nhttp { server { listen 80; INCLUDE } }\n";
     let with = dump.replace("INCLUDE", "include /etc/nginx/dr-agent.d/*.conf;");
-    assert_eq!(nginx(Ok(with)).status, Status::Healthy);
-    let without = nginx(Ok(dump.replace("INCLUDE", "")));
-    assert!(without.status == Status::Degraded && without.words.ends_with(": listen 80"), "{without:?}");
+    let of = |said| nginx(said).into_iter().map(|item| (item.status, item.words)).collect::<Vec<_>>();
+    assert!(matches!(&of(Ok(with.clone()))[..], [(Status::Healthy, _)]));
+    let found = of(Ok(dump.replace("INCLUDE", "")));
+    assert!(matches!(&found[..], [(Status::Degraded, words)] if words.ends_with(": listen 80")), "{found:?}");
+    // Two faults have two hints.
+    let late = with.replace("include", "return 301 /; include");
+    let found = nginx(Ok(late.replace("http {", "http { server { listen 81; }")));
+    assert!(found.iter().all(|item| item.status == Status::Degraded), "{found:?}");
+    assert!(
+        matches!(&found[..], [without, late]
+        if without.words.ends_with(": listen 81") && late.words.ends_with(": listen 80 (`return`)")
+        && late.hint.as_ref().is_some_and(|hint| hint.starts_with("move "))),
+        "{found:?}"
+    );
     let refused = Failed::Said("nginx -T".to_owned(), "unknown directive".to_owned());
-    assert_eq!(nginx(Err(refused)).status, Status::Unhealthy);
+    assert!(matches!(&of(Err(refused))[..], [(Status::Unhealthy, _)]));
     assert_eq!(verified(Ok(String::new())).status, Status::Healthy);
     let missing = Failed::NotRun("systemd-analyze".to_owned(), "not found".to_owned());
     assert_eq!(verified(Err(missing)).status, Status::Unknown, "it could not be told");

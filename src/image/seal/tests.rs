@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::config::load;
+use crate::config::{self, load};
 use crate::health::cause::Status;
 
 const FILE: &str = r#"
@@ -127,6 +127,19 @@ fn one_trace_is_enough() {
         root.put(path, content);
         assert_eq!(root.remains().len(), 1, "{trace}: {:?}", root.remains());
     }
+}
+
+/// Where the configuration comes with user data, the image has none that could name them.
+#[test]
+fn secrets_are_found_without_a_configuration() {
+    let secrets = ["/etc/dr-agent/group.key", "/etc/dr-agent/database.password", "/etc/dr-agent/.new-4Fq2xZ"];
+    let root = Root::with(&[&secrets[..], &["/etc/dr-agent/rds-global-bundle.pem"]].concat());
+    let config = config::defaults();
+    let found = remains(root.0.path(), &config);
+    assert_eq!(found.iter().map(|item| item.name.as_str()).collect::<Vec<_>>(), ["secrets of the agent"]);
+    seal(root.0.path(), &config).unwrap();
+    assert!(secrets.iter().all(|secret| !root.has(secret)), "{found:?}");
+    assert!(remains(root.0.path(), &config).is_empty() && root.has("/etc/dr-agent/rds-global-bundle.pem"));
 }
 
 #[test]
