@@ -118,7 +118,7 @@ fn traces(root: &Path, config: &Config) -> Vec<Trace> {
     let password_file = config.database.as_ref().and_then(|database| database.password_file.as_ref());
     let named: Vec<_> = config.key_file.iter().chain(password_file).map(|path| below(root, path)).collect();
     let usual = file("/etc/dr-agent");
-    let is_secret = |name: &str| name.ends_with(".key") || name.ends_with(".password");
+    let is_secret = |name: &str| matches!(name.rsplit_once('.'), Some((_, "key" | "password")));
     let secrets: BTreeSet<_> = there(&named).into_iter().chain(entries(&usual, is_secret)).collect();
     let folders: BTreeSet<_> = named.iter().filter_map(|path| path.parent()).chain([usual.as_path()]).collect();
     // What a bootstrap that was killed left of one.
