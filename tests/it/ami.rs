@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::installed::Installed;
 use crate::support::machine::Machine;
+use crate::support::package::package;
 use crate::support::repository;
 
 fn ami() -> PathBuf {
@@ -250,4 +252,100 @@ fn what_the_hardening_sets_must_be_in_force() {
         "{}",
         said.err
     );
+}
+
+/// Amazon Linux's package manager: the agent's package is Debian's rpm's to install, what else is asked for is written down.
+const DNF: &str = r#"#!/bin/sh
+echo "$*" >>/root/dnf.log
+for word; do case $word in *.rpm) exec rpm --install --force-debian --nodeps "$word" ;; esac; done
+"#;
+
+/// Fetches the authorities of RDS.
+const CURL: &str = r#"#!/bin/sh
+echo "$*" >>/root/curl.log
+while [ "$1" != --output ]; do shift; done
+printf '%s\n' '-----BEGIN CERTIFICATE-----' >"$2"
+"#;
+
+/// Mounts memory, as efs-utils the file system of the region.
+const MOUNT_EFS: &str = "#!/bin/sh\nexec mount -i -t tmpfs \"$1\" \"$2\"\n";
+
+/// nginx's configuration as far as Amazon Linux's is other than Debian's: a server block that includes a folder.
+const NGINX: &str = "user www-data;\npid /run/nginx.pid;\nevents {}\nhttp {\n    include /etc/nginx/conf.d/*.conf;\n    server {\n\
+                     \x20       listen 80;\n        server_name _;\n        root /usr/share/nginx/html;\n\
+                     \x20       include /etc/nginx/default.d/*.conf;\n        error_page 404 /404.html;\n\
+                     \x20       location = /404.html {}\n    }\n}\n";
+
+/// The strings of a list in the template.
+fn list(name: &str) -> Vec<String> {
+    let template = template();
+    let (_, list) = template.split_once(&format!("{name} = [")).unwrap_or_else(|| panic!("no {name}"));
+    let (list, _) = list.split_once(']').unwrap();
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// All three scripts in the template's order, with its variables, and a boot of what came out.
+#[test]
+fn the_scripts_make_an_image_that_boots() {
+    let Some(machine) = Machine::boot() else { return };
+    // As Amazon Linux is before it: with the builder's way in, a password, cloud-init and without an nginx that runs.
+    machine.must(
+        "systemctl disable --quiet --now nginx && useradd --create-home ec2-user && usermod --password x ec2-user",
+    );
+    machine.must("mkdir -p /etc/cloud/cloud.cfg.d");
+    machine.put("/home/ec2-user/.ssh/authorized_keys", "ssh-ed25519 AAAA builder", 0o600);
+    machine.put("/etc/nginx/nginx.conf", NGINX, 0o644);
+    for (name, script) in [("dnf", DNF), ("curl", CURL), ("sshd", SSHD)] {
+        machine.put(&format!("/usr/local/bin/{name}"), script, 0o755);
+    }
+    machine.put("/sbin/mount.efs", MOUNT_EFS, 0o755);
+    // The example, without what ami/README.md says to take out.
+    let example = text(&repository().join("packaging/examples/two-regions.toml"));
+    let (config, exec) = example.split_once("[probe.exec.").expect("an example with a program of the site's own");
+    assert!(!exec.contains("\n["), "it is the last table");
+    machine.put("/tmp/agent.toml", config, 0o600);
+    machine.put("/tmp/dr-agent.rpm", fs::read(package(1)).unwrap(), 0o600);
+    let run = |variables: &str, script: &str| {
+        let name = script.rsplit('/').next().unwrap();
+        machine.put(&format!("/tmp/{name}"), text(&ami().join("scripts").join(name)), 0o755);
+        let said = machine.run(&format!("PATH=/usr/local/bin:$PATH; env {variables} bash /tmp/{name}"));
+        assert!(said.ok, "{name}: {}{}", said.out, said.err);
+        said
+    };
+    let variables = list("environment_vars").join(" ");
+    for script in list("scripts") {
+        run(&variables, &script);
+    }
+
+    assert_eq!(
+        machine.must("cat /root/dnf.log"),
+        "--assumeyes --quiet upgrade --refresh\n\
+         --assumeyes --quiet install nginx nginx-mod-stream amazon-efs-utils awscli-2\n\
+         --assumeyes --quiet install /tmp/dr-agent.rpm\n"
+    );
+    let fetched = machine.must("cat /root/curl.log");
+    assert!(fetched.ends_with(" https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem\n"), "{fetched}");
+    assert!(config.contains("tls_ca = \"/etc/dr-agent/rds-global-bundle.pem\""));
+    let laid =
+        machine.must("stat --format '%a %U:%G %n' /etc/dr-agent/* && cd /tmp && ls *.rpm *.toml 2>/dev/null || true");
+    assert_eq!(laid, "644 root:root /etc/dr-agent/agent.toml\n644 root:root /etc/dr-agent/rds-global-bundle.pem\n");
+    let units = "nginx dr-agent dr-agent-bootstrap dr-agent-gate";
+    assert_eq!(machine.must(&format!("systemctl is-enabled {units}")), "enabled\n".repeat(4));
+    assert_eq!(machine.run(&format!("systemctl is-active {units}")).out, "inactive\n".repeat(4));
+    machine.must("nginx -t");
+    assert_eq!(machine.must("cat /etc/cloud/cloud.cfg.d/10-dr-agent.cfg"), "ssh_pwauth: false\ndisable_root: true\n");
+    let open = "! grep --invert-match '^[^:]*:[!*]' /etc/shadow && grep --quiet '^ec2-user:!x:' /etc/shadow";
+    machine.must(open);
+
+    let gate = run("", "gate.sh");
+    assert!(gate.out.ends_with("gate: this machine may become an image\n"), "{}{}", gate.out, gate.err);
+    machine.must("test ! -s /etc/machine-id && test ! -e /home/ec2-user/.ssh/authorized_keys");
+
+    // An instance, which learns its region without the metadata service.
+    machine.put("/etc/dr-agent/region", "ap-south-1\n", 0o644);
+    let mut installed = Installed { machine };
+    installed.machine.reboot();
+    installed.agent_answers("/health/live");
+    assert_eq!(installed.ask("/health/live").code, "200");
+    installed.machine.must("test -s /etc/machine-id");
 }
