@@ -324,6 +324,8 @@ mod tests {
         ] {
             assert!(servers_without(&dump(&[("/x", text)])).is_empty(), "{text}");
         }
+        let text = dump(&[("/x", "stream { include /y; server { listen 1; } }"), ("/y", "}")]);
+        assert_eq!(servers_without(&text), [""; 0], "a file that was misread spoils no other");
     }
 
     #[test]
