@@ -222,13 +222,16 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()
 /// followed and nobody is waited for, as at a FIFO.
 ///
 /// # Errors
-/// `InvalidData` when it is something else or longer; else what the system says.
+/// `InvalidInput` when it is something else or longer, `InvalidData` when it is not UTF-8; else what the system says.
 pub fn read_plain(path: &Path, longest: u64) -> io::Result<String> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = fs::File::options().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() || meta.len() > longest {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a plain file of at most {longest} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("not a plain file of at most {longest} bytes"),
+        ));
     }
     let mut text = String::new();
     file.take(longest).read_to_string(&mut text)?;

@@ -71,8 +71,8 @@ pub enum StandIn {
 }
 
 impl Problems {
-    fn one(path: &Path, kind: Kind, text: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), kind, list: vec![Problem { line: None, text: text.into() }] }
+    fn one(path: &Path, kind: Kind, text: impl Into<String>, fix: Option<String>) -> Self {
+        Self { path: path.to_owned(), kind, list: vec![Problem { line: None, text: text.into(), fix }] }
     }
 
     /// There is no such file.
@@ -90,12 +90,21 @@ impl Problems {
     /// One line for each problem: file, line, key, value, fix.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
+        let fixes = self.list.iter().map(|problem| problem.fix.as_ref());
+        let with = |(line, fix): (String, Option<&String>)| match fix {
+            Some(fix) => format!("{line}; fix: `{fix}`"),
+            None => line,
+        };
+        self.without_fixes().zip(fixes).map(with).collect()
+    }
+
+    /// The same for a file that nobody is to mend.
+    fn without_fixes(&self) -> impl Iterator<Item = String> {
         let path = self.path.display();
-        let line = |problem: &Problem| match problem.line {
+        self.list.iter().map(move |problem| match problem.line {
             Some(line) => format!("{path}:{line}: {}", problem.text),
             None => format!("{path}: {}", problem.text),
-        };
-        self.list.iter().map(line).collect()
+        })
     }
 }
 
@@ -169,40 +178,41 @@ impl File {
 /// # Errors
 /// When it is missing, unreadable, not a regular file, not text, or not to be trusted; with the command that helps.
 pub fn read(path: &Path) -> Result<File, Problems> {
-    let wrong = |text: String| Problems::one(path, Kind::Content, text);
+    let wrong = |text: String, fix: Option<String>| Problems::one(path, Kind::Content, text, fix);
     let shown = path.display();
     let cannot = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Problems::one(path, Kind::Missing, "there is no such file"),
-        io::ErrorKind::PermissionDenied => Problems::one(
-            path,
-            Kind::Permission,
-            format!("may not be read by this user; fix: `chown root:dr-agent {shown} && chmod 0640 {shown}`"),
-        ),
-        _ => Problems::one(path, Kind::Content, format!("cannot be read: {error}")),
+        io::ErrorKind::NotFound => Problems::one(path, Kind::Missing, "there is no such file", None),
+        io::ErrorKind::PermissionDenied => {
+            let fix = format!("chown root:dr-agent {shown} && chmod 0640 {shown}");
+            Problems::one(path, Kind::Permission, "may not be read by this user", Some(fix))
+        }
+        _ => wrong(format!("cannot be read: {error}"), None),
     };
     // Not blocking: it may be a FIFO that nobody writes to.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(cannot)?;
     let meta = file.metadata().map_err(cannot)?;
     if !meta.is_file() {
-        return Err(wrong("is not a regular file".to_owned()));
+        return Err(wrong("is not a regular file".to_owned(), None));
     }
     if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
         let owner = meta.uid();
-        return Err(wrong(format!("belongs to uid {owner} and must belong to root; fix: `chown root {shown}`")));
+        let text = format!("belongs to uid {owner} and must belong to root");
+        return Err(wrong(text, Some(format!("chown root {shown}"))));
     }
     if meta.mode() & 0o022 != 0 {
         let mode = meta.mode() & 0o7777;
-        return Err(wrong(format!("can be changed by others (mode {mode:04o}); fix: `chmod go-w {shown}`")));
+        let text = format!("can be changed by others (mode {mode:04o})");
+        return Err(wrong(text, Some(format!("chmod go-w {shown}"))));
     }
     if meta.len() > LONGEST {
-        return Err(wrong(format!("is longer than {LONGEST} bytes: not a configuration")));
+        return Err(wrong(format!("is longer than {LONGEST} bytes: not a configuration"), None));
     }
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes).map_err(cannot)?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(File { path: path.to_owned(), text }),
-        Err(error) => Err(wrong(format!("is not UTF-8 text after byte {}", error.utf8_error().valid_up_to()))),
+        Err(error) => Err(wrong(format!("is not UTF-8 text after byte {}", error.utf8_error().valid_up_to()), None)),
     }
 }
 
@@ -304,10 +314,7 @@ fn last_good(
             }
             Err(why) if why.is_missing() => {}
             // A copy is nobody's to mend: with another owner or mode the agent could not read its own.
-            Err(why) => {
-                let lines = why.lines();
-                problems.extend(lines.iter().filter_map(|line| line.split("; fix:").next()).map(str::to_owned));
-            }
+            Err(why) => problems.extend(why.without_fixes()),
         }
     }
     Err(problems)

@@ -15,12 +15,13 @@ use toml::de::{DeTable, DeValue};
 /// The longest piece of a value that a message repeats.
 const QUOTED: usize = 60;
 
-/// One mistake: where, what, and what to write instead.
+/// One mistake: where, what and what to write instead, and the command that mends the file itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Problem {
     /// First line is 1; `None` when it is about the whole file.
     pub(super) line: Option<usize>,
     pub(super) text: String,
+    pub(super) fix: Option<String>,
 }
 
 /// The text of a file and the mistakes found in it.
@@ -37,7 +38,7 @@ impl<'a> Source<'a> {
 
     pub(super) fn report(&self, at: Option<usize>, text: impl Into<String>) {
         let line = at.map(|at| self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1);
-        self.problems.borrow_mut().push(Problem { line, text: text.into() });
+        self.problems.borrow_mut().push(Problem { line, text: text.into(), fix: None });
     }
 
     /// All problems, in the order of the file.

@@ -172,7 +172,7 @@ fn read_in(dir: &Path) -> Result<Decision, Unusable> {
     let path = path(dir);
     let text = match read_plain(&path, LONGEST) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Unusable::NotAFile(path)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Unusable::NotAFile(path)),
         Err(error) => return Err(Unusable::Unreadable { path, error }),
     };
     let decision: Decision =
@@ -276,6 +276,8 @@ pub(super) mod tests {
         fs::remove_dir(path(dir.path())).unwrap();
         fs::write(path(dir.path()), vec![b' '; 5000]).unwrap();
         assert!(matches!(read_in(dir.path()), Err(Unusable::NotAFile(_))), "too long");
+        fs::write(path(dir.path()), b"\xff").unwrap();
+        assert!(matches!(read_in(dir.path()), Err(Unusable::Unreadable { .. })), "no text");
         fs::write(path(dir.path()), "{").unwrap();
         assert!(matches!(read_in(dir.path()), Err(Unusable::Malformed { .. })));
     }
