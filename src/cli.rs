@@ -56,10 +56,10 @@ Examples:
   sudo dr-agent check --as-me             what root can do, not what the agent can
   sudo dr-agent check --offline           whether an image may be made of this machine
 
-As root it probes as the agent's user, because a file that only root can read does not help it.
-On an EC2 instance it asks AWS whatever the role may ask without an effect: a permission that is missing comes with the
-policy to paste. It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the
-state directory.")]
+As root it probes as the agent's user, because a file that only root can read does not help it. \
+            On an EC2 instance it asks AWS whatever the role may ask without an effect: a permission that is missing comes with the \
+            policy to paste. It ends within 15 s whatever hangs. All it leaves is its file in the folder .dr-agent of the mount, and a lock file in the \
+            state directory.")]
     Check(CheckArgs),
     /// Make this machine an instance of its region: secrets, mount, journal; systemd starts it
     #[command(after_help = "\
@@ -91,9 +91,9 @@ Examples:
   dr-agent drain --reason 'deploy 42'
   dr-agent drain --reason 'disk swap' --for 4h
 
-It survives a restart of the agent and ends with a reboot. If no other instance of the group is known to be healthy it is
-refused without --force: the load balancer would send requests to all instances, drained or not. So it is if the group's
-health check type is ELB: Auto Scaling would end the instance.")]
+It survives a restart of the agent and ends with a reboot. If no other instance of the group is known to be healthy it is \
+            refused without --force: the load balancer would send requests to all instances, drained or not. So it is if the group's \
+            health check type is ELB: Auto Scaling would end the instance.")]
     Drain(DrainArgs),
     /// End a drain
     #[command(after_help = "Examples:\n  dr-agent undrain")]
@@ -130,9 +130,9 @@ Examples:
   dr-agent drill --component database --shared --reason 'hold' --for 5m       as if it failed for everybody
   dr-agent drill --end
 
-Users are served all the while, nobody is replaced, and every answer says that it is a drill. It ends by itself, also if the
-agent dies. That of a region is written into its database, so that every agent obeys it; `dr-agent fence release` ends it.
-With --shared, and of a region, it is refused without --force unless the other region is ready.")]
+Users are served all the while, nobody is replaced, and every answer says that it is a drill. It ends by itself, also if the \
+            agent dies. That of a region is written into its database, so that every agent obeys it; `dr-agent fence release` ends it. \
+            With --shared, and of a region, it is refused without --force unless the other region is ready.")]
     Drill(DrillArgs),
     /// Keys by which agents know each other
     #[command(
@@ -257,8 +257,8 @@ Examples:
   dr-agent database grants                                   to read, with a placeholder for the password
   dr-agent database grants --password-stdin < /etc/dr-agent/database.password | mysql -h PRIMARY -u admin -p
 
-Run it on the primary; replicas get it by replication. It may be run again: an account that exists keeps its password. The
-account can write the schema `dr_agent` and nothing else, and read the state of replication.")]
+Run it on the primary; replicas get it by replication. It may be run again: an account that exists keeps its password. The \
+            account can write the schema `dr_agent` and nothing else, and read the state of replication.")]
     Grants(GrantsArgs),
 }
 
@@ -301,8 +301,8 @@ enum FenceCommand {
 Examples:
   dr-agent fence close --reason 'failback to ap-south-1' --for 30m
 
-It shows what is still open, says when to promote the other region's database, and ends when that has claimed. The close ends
-by itself at its time.")]
+It shows what is still open, says when to promote the other region's database, and ends when that has claimed. The close ends \
+            by itself at its time.")]
     Close(CloseArgs),
     /// End a planned close; where a higher epoch exists it is a claim, which gives up what the other region has written
     #[command(after_help = "Examples:\n  dr-agent fence release --reason 'not today'")]
