@@ -85,6 +85,8 @@ pub struct ComponentState {
     passing_since: Option<BootTime>,
     /// Attempts in a row that could not run.
     missed: u32,
+    /// Since it is unhealthy it has failed so that it can be no blip.
+    proven: bool,
     /// When it fell, oldest first, within [`FLAP_WINDOW`].
     falls: VecDeque<BootTime>,
 }
@@ -115,6 +117,7 @@ impl ComponentState {
             streak: 0,
             passing_since: None,
             missed: 0,
+            proven: false,
             falls: VecDeque::new(),
         }
     }
@@ -143,6 +146,7 @@ impl ComponentState {
                 self.failing_since.get_or_insert(observation.began);
                 self.failures = self.failures.saturating_add(1);
                 (self.passes, self.passing_since, self.missed) = (0, None, 0);
+                self.proven |= self.failures >= self.schedule.fall || self.is_no_blip();
             }
             // Nobody was asked: that is told, and is neither a pass nor a failure.
             Status::Degraded if !self.was_asked() => self.missed = self.missed.saturating_add(1),
@@ -205,13 +209,17 @@ impl ComponentState {
         is_working(self.newest.0) && self.was_asked()
     }
 
-    /// Its status was not made by a first failure alone, which may be one late answer: it passed before, or failed often
-    /// enough to fall, or what it fails for is seen on this machine itself and never late.
+    /// Its status was not made by a first failure alone, which may be one late answer: since then it failed often enough in
+    /// a row to fall, or for what is no blip. A pass in between proves nothing of it.
     #[must_use]
-    pub fn is_proven(&self) -> bool {
+    pub const fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// What the newest attempt failed for is seen on this machine itself and never late.
+    fn is_no_blip(&self) -> bool {
         let is_seen = |cause| matches!(cause, Cause::WiringFenceOpen | Cause::WiringMarker) || is_hang(cause);
-        let is_no_blip = self.component == Component::Host || self.newest.1.is_some_and(is_seen);
-        self.last_ok.is_some() || self.failures >= self.schedule.fall || is_no_blip
+        self.component == Component::Host || self.newest.1.is_some_and(is_seen)
     }
 
     /// The newest attempt reached what is probed: what stopped one before that says nothing of it.
@@ -279,6 +287,7 @@ impl ComponentState {
             Status::Unknown => (self.passes, self.passing_since, self.failures) = (0, None, 0),
             _ => {}
         }
+        self.proven &= to == Status::Unhealthy;
         if from == to && same_cause {
             return None;
         }

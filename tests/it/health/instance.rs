@@ -104,6 +104,11 @@ fn one_late_answer_after_a_restart_or_a_reload_closes_nothing_that_was_open() {
     for bench in [&mut restarted, &mut reloaded] {
         bench.observe(&Nginx, Some(Cause::NginxTimeout));
         assert_eq!((bench.status(&Nginx), bench.serves()), (Status::Unhealthy, true));
+        // Nor does it that passes next, nor the failure after that.
+        for cause in [None, Some(Cause::NginxTimeout)] {
+            bench.observe(&Nginx, cause);
+            assert_eq!((bench.status(&Nginx), bench.serves()), (Status::Unhealthy, true), "{cause:?}");
+        }
         bench.fail(Nginx, Cause::NginxTimeout);
         let closes = bench.run_until(secs(10), |bench| !bench.serves());
         assert_eq!(closes, Some(millis(500)), "it closes by `fall`, at the pace of something that may be falling");
