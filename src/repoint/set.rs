@@ -60,9 +60,11 @@ impl Set {
     pub fn of(decision: &Decision, settings: Settings<'_>, kept: &Kept) -> Result<Self, Refusal> {
         let (writer, old) = match &decision.rollback {
             None => (decision.writer.region(), None),
-            // What was there before comes back only if the present state allows its writer.
+            // What was there before comes back only if the present state allows its writer. Carried out once more, it is
+            // what it was.
             Some(id) => {
-                let old = kept.before(id).filter(|old| old.writer.is_some());
+                let same = kept.newest().filter(|set| set.id == decision.id);
+                let old = same.or_else(|| kept.before(id)).filter(|old| old.writer.is_some());
                 let old = old.filter(|old| old.writer.as_deref() == decision.writer.region());
                 (old.and_then(|old| old.writer.as_deref()), old)
             }
@@ -218,6 +220,15 @@ mod tests {
             let set = machine.of(&Machine::back("3", of, allowed)).unwrap();
             assert_eq!((set.writer, set.content.writer), (None, None), "{of} {allowed}");
         }
+        // Once more, after a restart of the agent: what it restored stays, whether or not its first run ended.
+        machine.apply(&Machine::back("3", "2", "a"));
+        let again = |machine: &Machine| machine.of(&Machine::back("3", "2", "a")).unwrap();
+        assert_eq!(again(&machine).texts, good.texts);
+        let settled = machine.kept.clone();
+        let restored = machine.kept.now.replace(good.clone());
+        machine.kept.in_flight = restored;
+        assert_eq!(again(&machine).texts, good.texts);
+        machine.kept = settled;
         // The run that is taken back was killed, or failed, before it ended.
         machine.apply(&decision("1", "a", "a"));
         machine.kept.in_flight = Some(machine.of(&decision("4", "a", "b")).unwrap());
