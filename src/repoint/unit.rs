@@ -16,7 +16,8 @@ const RELOAD: Duration = Duration::from_secs(5);
 const STOP: Duration = Duration::from_secs(6);
 const APP: Duration = Duration::from_secs(10);
 
-/// What a program that a person stopped may end with, which systemd counts as failed: SIGTERM and SIGINT, as a JVM says.
+/// What a program that a person stopped may end with, which systemd counts as failed: SIGTERM and SIGINT, as a JVM says. Whose
+/// start took too long may end so as well, with another result.
 const STOPPED: [&str; 2] = ["ExecMainStatus=143", "ExecMainStatus=130"];
 
 /// Who reads something else from now on.
@@ -64,19 +65,26 @@ async fn app(apply: &Apply, opens: bool) -> Result<(), Failed> {
         Apply::Restart(unit) => ("restart", unit),
         Apply::Nothing => return Ok(()),
     };
-    let state = systemctl(&["show", "--property=LoadState,ActiveState,ExecMainStatus", unit], ASK).await?;
+    let state = systemctl(&["show", "--property=LoadState,ActiveState,Result,ExecMainStatus", unit], ASK).await?;
     let has = |line: &str| state.lines().any(|found| found == line);
-    let failed = has("ActiveState=failed");
+    let (failed, is_starting) = (has("ActiveState=failed"), has("ActiveState=activating"));
     let is_down = has("LoadState=loaded") && (failed || has("ActiveState=inactive"));
+    // One that starts cannot be reloaded, and may have read what was there before.
+    let verb = if is_starting { "restart" } else { verb };
     if verb == "restart" && !is_down || failed && opens {
         // Else its start limit, which is meant for what crashes, counts each of these and ends it for good.
         drop(systemctl(&["reset-failed", unit], ASK).await);
+    }
+    if is_starting && opens {
+        // It may have waited for a writer, and its start takes as long as it takes.
+        return systemctl(&[verb, "--no-block", unit], ASK).await.map(drop);
     }
     if !is_down {
         return systemctl(&[verb, unit], APP).await.map(drop);
     }
     // What does not run reads the outputs when it starts, during a boot after the gate: so whether it does is its own.
-    if failed && opens && !STOPPED.iter().any(|line| has(line)) {
+    let was_stopped = has("Result=exit-code") && STOPPED.iter().any(|line| has(line));
+    if failed && opens && !was_stopped {
         drop(systemctl(&["start", "--no-block", unit], ASK).await);
     }
     Ok(())

@@ -87,7 +87,7 @@ fn the_outputs_say_what_was_decided_and_the_app_is_told_once() {
     let meta = fs::metadata(&env).unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (4321, 1234, 0o640));
     assert_eq!(names(&machine.path("app")), ["database.env", "database.json"]);
-    let told = "show --property=LoadState,ActiveState,ExecMainStatus shop.service\nreload shop.service\n";
+    let told = "show --property=LoadState,ActiveState,Result,ExecMainStatus shop.service\nreload shop.service\n";
     assert_eq!(machine.scratch.called(), told);
 
     // The same decision once more changes nothing, and a new epoch alone is not worth a reload.

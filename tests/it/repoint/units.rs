@@ -157,6 +157,18 @@ fn the_units_of_repointing_under_a_real_systemd() {
     assert_eq!(state(&machine, "shop"), "failed");
     repoint(&machine, "6", "b-1");
     becomes(&machine, "shop", "active");
+
+    // One that is only reloaded, and starts again and again for want of a writer: it cannot be reloaded, and would wait for an hour.
+    let shop = "[Service]\nType=exec\nEnvironmentFile=/etc/shop.env\nExecStart=/bin/sh -c 'test -n \"$DATABASE_WRITER_PORT\" && exec sleep infinity'\n\
+                ExecReload=/bin/true\nRestart=always\nRestartSec=1h\n";
+    machine.put("/etc/systemd/system/shop.service", shop, 0o644);
+    machine.put("/etc/dr-agent/agent.toml", CONFIG.replace("\"restart\"", "\"reload\""), 0o644);
+    machine.must("systemctl daemon-reload");
+    repoint(&machine, "7", "none");
+    machine.run("systemctl restart shop");
+    becomes(&machine, "shop", "activating");
+    repoint(&machine, "8", "b-1");
+    becomes(&machine, "shop", "active");
     let modes = machine.must("stat -c '%a %U' /var/lib/dr-agent-helper /var/lib/dr-agent-helper/repoint.json /run/dr-agent-result/repoint-apply.json");
     assert_eq!(modes, "700 root\n600 root\n644 root\n");
 }
