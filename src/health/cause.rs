@@ -133,7 +133,7 @@ cause_table! {
     NginxBadStatus      "nginx-bad-status":          Unhealthy Fault         Closes             Capacity  LocalAfterLadder,
         "answers its own probe page with an error", "see nginx's error log; the page is served from memory, so nginx itself is in trouble";
     NginxForeignAnswer  "nginx-foreign-answer":      Degraded  Configuration Keeps              Keeps     Never,
-        "answers, but not with the agent's probe page", "add `include /etc/nginx/dr-agent.d/*.conf;` to every server block and `nginx -s reload`";
+        "answers, but not with the agent's probe page", "add `include /etc/nginx/dr-agent.d/*.conf;` as the first line of every server block and `nginx -s reload`";
 
     AppUnreachable      "app-unreachable":           Unhealthy Fault         ClosesIfPeerPasses Capacity  Never,
         "cannot be reached through nginx", "if nginx is healthy, look at the connection limit and accept queue: `ss -ltn`";
@@ -241,7 +241,7 @@ cause_table! {
     WiringFallback      "wiring-fallback":           Degraded  Configuration Keeps              Keeps     Never,
         "finds that nginx cannot reach this agent and answers from the markers", "can nginx's user connect to the public socket? SELinux?";
     WiringForeign       "wiring-foreign-answer":     Degraded  Configuration Keeps              Keeps     Never,
-        "finds another page where a health answer belongs", "add `include /etc/nginx/dr-agent.d/*.conf;` to that server block";
+        "finds another page where a health answer belongs", "add `include /etc/nginx/dr-agent.d/*.conf;` to that server block, as its first line";
     WiringHelper        "wiring-helper-silent":      Degraded  Configuration Keeps              Keeps     Never,
         "finds that the root helper does not answer", "see `systemctl status 'dr-agent-helper*'`; are its `.path` units active?";
     WiringCertificate   "wiring-certificate":        Degraded  Configuration Keeps              Keeps     Never,
