@@ -7,6 +7,7 @@
 //!                     Plan::of(&Facts)                         plan.rs    pure: what to do, or why nothing
 //!                           |                                  mount.rs   pure: the mount unit
 //!      fetch the secret, mount, make the folder, look again    run.rs     each with a deadline
+//!                           |                                  folder.rs  the folder of the canaries
 //!                           |                                  secret.rs  pure: what the secret must be
 //!        /run/dr-agent-result/bootstrap.json                   the Record, which `check` and `status` show
 //! ```
@@ -14,6 +15,7 @@
 //! It may run again at any time: what is as it should be is left alone. Nobody waits for it but nginx, and nginx not for
 //! ever; a machine whose bootstrap failed comes up, and says why.
 
+mod folder;
 pub mod mount;
 pub mod plan;
 pub mod run;
@@ -34,6 +36,9 @@ pub const VERB: &str = "bootstrap";
 
 /// All of it. The unit gives it some seconds more.
 pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// A step on a local disk, or on a mount that answers.
+const LOCAL: Duration = Duration::from_secs(5);
 
 /// The group that may read secrets and write the canary's folder: the package's, fixed because EFS stores numbers.
 pub const GROUP: u32 = 848;

@@ -33,7 +33,9 @@ impl Mount {
     #[must_use]
     pub fn of(id: &str, region: &str, has_helper: bool) -> Self {
         if has_helper {
-            return Self { what: format!("{id}:/"), fs_type: EFS_UTILS.to_owned(), options: EFS.to_owned() };
+            // Else they ask the metadata service, which may be switched off.
+            let options = format!("{EFS},region={region}");
+            return Self { what: format!("{id}:/"), fs_type: EFS_UTILS.to_owned(), options };
         }
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         let what = format!("{id}.efs.{region}.{suffix}:/");
@@ -136,8 +138,7 @@ mod tests {
     fn with_the_helper_it_is_encrypted() {
         let mount = Mount::of(ID, "ap-south-1", true);
         assert_eq!((mount.what.as_str(), mount.fs_type.as_str()), ("fs-0123456789abcdef0:/", "efs"));
-        assert!(mount.options.split(',').any(|option| option == "tls"), "{}", mount.options);
-        assert!(mount.options.split(',').any(|option| option == "_netdev"), "{}", mount.options);
+        assert_eq!(mount.options, "_netdev,noresvport,tls,region=ap-south-1");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Facts<'a> {
 pub enum Tag {
     Is(String),
     Absent,
+    /// This machine is not known to be an instance of EC2.
+    Elsewhere,
     /// Nobody could tell, for this reason.
     Unknown(String),
 }
@@ -151,6 +153,7 @@ fn secrets(facts: &Facts<'_>) -> Result<Fetch, Option<Item>> {
     let named: Vec<&PathBuf> = password_file.iter().chain(&key_file).collect();
     let missing: Vec<&PathBuf> = named.iter().copied().filter(|path| !facts.present.contains(path)).collect();
     let is_refresh = missing.is_empty();
+    // What another attempt may change is unhealthy: there is one.
     let complaint = |why: String, hint: String| {
         if is_refresh {
             return Some(Item::well(SECRETS, format!("are there; {why}")));
@@ -160,7 +163,8 @@ fn secrets(facts: &Facts<'_>) -> Result<Fetch, Option<Item>> {
         } else {
             "no key file, so no other agent is believed"
         };
-        Some(Item::degraded(SECRETS, format!("{what}; {why}"), hint))
+        let item = if matches!(facts.tag, Tag::Unknown(_)) { Item::unhealthy } else { Item::degraded };
+        Some(item(SECRETS, format!("{what}; {why}"), hint))
     };
     if named.is_empty() {
         return Err(None);
@@ -181,6 +185,10 @@ fn secrets(facts: &Facts<'_>) -> Result<Fetch, Option<Item>> {
         (Tag::Absent, _) => Err(complaint(
             format!("the instance has no tag `{TAG}`"),
             format!("write {} (root:dr-agent, 0640), or tag the instance with the name of a secret", paths()),
+        )),
+        (Tag::Elsewhere, _) => Err(complaint(
+            "this machine is not known to be an instance of EC2".to_owned(),
+            format!("write {} (root:dr-agent, 0640)", paths()),
         )),
         (Tag::Unknown(why), _) => Err(complaint(
             format!("whether the instance has the tag `{TAG}` could not be told: {why}"),

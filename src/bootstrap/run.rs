@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::mount::{self, ATTEMPT_SECONDS};
 use super::plan::{self, CANARY, Facts, Fetch, JOURNAL, MOUNT, Plan, SECRETS, Start, Tag};
 use super::secret::{self, NotThere};
-use super::{GROUP, Record, VERB};
+use super::{GROUP, LOCAL, Record, VERB, folder};
 use crate::clock;
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, EfsProbe};
@@ -27,9 +27,6 @@ use crate::probes::efs::mountinfo;
 use crate::repoint::apply;
 use crate::report::items::Item;
 use crate::state;
-
-/// A step on a local disk, or on a mount that answers.
-const LOCAL: Duration = Duration::from_secs(5);
 
 /// What systemd does itself, which is busy during a boot.
 const MANAGER: Duration = Duration::from_secs(15);
@@ -50,7 +47,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 3;
 
 const SECRET_MODE: u32 = 0o640;
-const FOLDER_MODE: &str = "770";
 
 const JOURNAL_DIR: &str = "/var/log/journal";
 
@@ -116,7 +112,7 @@ fn lock(paths: &Paths) -> Result<fs::File, Failed> {
     let path = paths.results().join("bootstrap.lock");
     let failed = |error| Failed::Results { path: path.clone(), error };
     fs::create_dir_all(paths.results()).map_err(failed)?;
-    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Failed::Busy),
@@ -163,7 +159,7 @@ async fn tag(config: &Config, instance: Option<&str>) -> Tag {
         metadata::Tag::Hidden => {}
     }
     let (Some(instance), Some(region)) = (instance, config.region.as_deref()) else {
-        return Tag::Unknown("this instance is not known to be one of EC2".to_owned());
+        return Tag::Elsewhere;
     };
     let query = format!("Reservations[].Instances[].Tags[?Key=='{}'].Value[]", secret::TAG);
     let command = ["aws", "ec2", "describe-instances", "--region", region, "--instance-ids", instance];
@@ -209,7 +205,7 @@ async fn carry_out(plan: Plan, config: &Config) -> Vec<Item> {
     let of_mount = mounted.map(|result| result.unwrap_or_else(|item| item));
     items.extend([secrets, journal, of_mount].into_iter().flatten());
     if let (Some(folder), true) = (folder, has_mount) {
-        items.push(canary(&folder).await);
+        items.push(folder::made(&folder).await);
     }
     let order = [plan::CONFIGURATION, plan::REGION, SECRETS, JOURNAL, MOUNT, CANARY, plan::DATABASE];
     items.sort_by_key(|item| order.iter().position(|name| *name == item.name));
@@ -241,22 +237,22 @@ async fn fetched(fetch: &Fetch) -> Result<Vec<String>, NotThere> {
     let text = attempts(FETCH, async |left| tool(&command, left.min(ASK)).await).await.map_err(NotThere::NotFetched)?;
     let secret = secret::read(&text).map_err(NotThere::Unusable)?;
     let files = [(&fetch.password_file, secret.password, "password"), (&fetch.key_file, secret.key, "key")];
-    let mut written = Vec::new();
+    let mut written = Ok(Vec::new());
     for (path, text, field) in files {
         let Some(path) = path else { continue };
-        let Some(text) = text else {
-            if path.is_file() {
-                continue;
-            }
-            return Err(NotThere::NoField { field, path: path.clone() });
+        let done = match text {
+            Some(text) => write_secret(path, &text).map_err(|error| NotThere::NotWritten { path: path.clone(), error }),
+            None if path.is_file() => Ok(false),
+            None => Err(NotThere::NoField { field, path: path.clone() }),
         };
-        match write_secret(path, &text) {
-            Ok(true) => written.push(path.display().to_string()),
-            Ok(false) => {}
-            Err(error) => return Err(NotThere::NotWritten { path: path.clone(), error }),
+        // One of them that is not there is no reason to be without the other.
+        match (done, &mut written) {
+            (Ok(true), Ok(written)) => written.push(path.display().to_string()),
+            (Err(error), Ok(_)) => written = Err(error),
+            _ => {}
         }
     }
-    Ok(written)
+    written
 }
 
 /// Replaces a file that root writes and the agent reads; `false` if it is so already.
@@ -345,43 +341,6 @@ async fn complaint(unit: &str, began: Timestamp) -> Option<String> {
     let said = tool(&[&command[..], &["--no-pager", "--quiet"]].concat(), LOCAL).await.ok()?;
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     (!said.is_empty()).then_some(said)
-}
-
-/// The folder in which every instance's agent has a file of its own. Whoever touches the mount is a process that can be
-/// left behind.
-async fn canary(folder: &Path) -> Item {
-    match made(&folder.display().to_string()).await {
-        Ok(words) => Item::well(CANARY, words),
-        Err(error @ ToolFailed::Late(..)) => Item::unhealthy(
-            CANARY,
-            format!("it was mounted and does not answer: {error}"),
-            "a port that is open proves a kernel, not a server: look at the file system's metrics and the security group",
-        ),
-        Err(ToolFailed::Said(_, why)) if why.contains("Read-only file system") => Item::well(
-            CANARY,
-            "the file system is read-only here, as a replica is: its folder comes from the other region",
-        ),
-        Err(error) => Item::degraded(
-            CANARY,
-            format!("the agent has no folder to write to: {error}"),
-            format!("`mkdir -m 0{FOLDER_MODE} {0} && chgrp {GROUP} {0}` on an instance that may", folder.display()),
-        ),
-    }
-}
-
-async fn made(folder: &str) -> Result<String, ToolFailed> {
-    let group = GROUP.to_string();
-    let before = tool(&["stat", "--format=%a:%g", folder], LOCAL).await;
-    match before {
-        Ok(said) if said.trim() == format!("{FOLDER_MODE}:{GROUP}") => return Ok(format!("{folder} is there")),
-        Err(error @ ToolFailed::Late(..)) => return Err(error),
-        Ok(_) => {}
-        // Two instances may do it at once.
-        Err(_) => drop(tool(&["mkdir", "-p", folder], LOCAL).await?),
-    }
-    tool(&["chgrp", &group, folder], LOCAL).await?;
-    tool(&["chmod", FOLDER_MODE, folder], LOCAL).await?;
-    Ok(format!("{folder} was made"))
 }
 
 /// Tries until it works or `limit` is over; `attempt` is told how much is left.

@@ -71,9 +71,10 @@ pub fn wanted(snapshot: &Snapshot) -> Markers {
             Some(Gate::Keep) | None => None,
         },
         region_closed: snapshot.region_closed && !is_rehearsed,
-        // With nobody else to serve, an agent that is gone must not keep the last instance closed. After a restart it
-        // is not known yet who else can serve: then what the marker says stands.
-        instance_closed: closed && (snapshot.group.can_serve || snapshot.instance_resumed),
+        // With nobody else to serve, an agent that is gone must not keep the last instance closed. Where there are
+        // others that cannot be asked, they are taken to serve. After a restart it is not known yet who else can: then
+        // what the marker says stands.
+        instance_closed: closed && (snapshot.group.can_serve || snapshot.group.is_deaf || snapshot.instance_resumed),
         promoted: snapshot.promoted,
         draining: snapshot.is_draining(),
     }

@@ -1,6 +1,8 @@
 //! The bootstrap on a machine with a real systemd: secrets by a stand-in for the AWS CLI and a metadata service of the
 //! tests' own, a mount by a stand-in for efs-utils that works, refuses or hangs.
 
+use std::time::Duration;
+
 use serde::de::Error as _;
 use serde_json::Value;
 
@@ -10,7 +12,7 @@ use crate::support::aws_proxy::AwsProxy;
 use crate::support::imds::Imds;
 use crate::support::machine::Machine;
 use crate::support::moto::{Moto, REGION};
-use crate::support::{agent_binary, eventually, repository};
+use crate::support::{agent_binary, eventually, repository, within};
 
 const CONFIG: &str = r#"
 schema = 1
@@ -226,9 +228,20 @@ fn a_boot_makes_the_machine_an_instance_of_its_region() {
     let mounted = machine.must("findmnt --noheadings --output SOURCE,FSTYPE /mnt/efs");
     assert_eq!(mounted.split_whitespace().collect::<Vec<_>>(), ["fs-0123456789abcdef0:/", "tmpfs"]);
     let asked = machine.must("cat /run/mount.log");
-    assert!(asked.contains("noresvport") && asked.contains("tls"), "{asked}");
+    assert!(asked.contains("noresvport") && asked.contains("tls") && asked.contains("region=ap-south-1"), "{asked}");
     assert_eq!(machine.must("stat -c '%a %g' /mnt/efs/.dr-agent"), "770 848\n");
     site.efs_becomes("healthy");
+
+    // A link that somebody who can write there planted in its place: what it leads to is none of root's business.
+    machine.must(
+        "mv /mnt/efs/.dr-agent /mnt/efs/aside && mkdir -m 700 /root/private && ln -s /root/private /mnt/efs/.dr-agent",
+    );
+    machine.must("systemctl restart dr-agent-bootstrap");
+    assert_eq!(machine.must("stat -c '%a %g' /root/private"), "700 0\n");
+    let (status, words) = site.part("canary");
+    assert!(status == "degraded" && words.contains("it leads to /root/private"), "{words}");
+    machine.must("rm /mnt/efs/.dr-agent && systemctl restart dr-agent-bootstrap");
+    assert_eq!(machine.must("stat -c '%a %g' /mnt/efs/.dr-agent"), "770 848\n");
 
     // The journal is on disk.
     eventually("the journal is on disk", || {
@@ -253,6 +266,15 @@ fn a_boot_makes_the_machine_an_instance_of_its_region() {
         assert_eq!(site.part("secrets").0, "degraded");
         assert_eq!(machine.must("cat /etc/dr-agent/database.password"), "halibut\n", "the old one stays");
     }
+
+    // What a secret has is written, whatever it lacks.
+    machine.must("rm /etc/dr-agent/group.key /etc/dr-agent/database.password");
+    machine.put("/run/aws/secret", r#"{"key":"0123456789abcdef0123456789abcdef"}"#, 0o600);
+    machine.run("systemctl restart dr-agent-bootstrap");
+    machine.must("systemctl stop dr-agent-bootstrap-retry");
+    machine.must("test -s /etc/dr-agent/group.key && test ! -e /etc/dr-agent/database.password");
+    let (status, words) = site.part("secrets");
+    assert!(status == "unhealthy" && words.contains("`password`"), "{words}");
 
     // Without tags in the metadata EC2 is asked; without a tag what is missing is said, and nothing fails for it.
     site.imds.set("tags/instance/", None);
@@ -354,7 +376,9 @@ fn a_bootstrap_that_fails_keeps_nobody_from_starting() {
     assert!(!site.boot(), "the bootstrap failed");
     let (status, words) = site.part("mount");
     assert!(status == "unhealthy" && words.contains("not of fs-0123456789abcdef0"), "{words}");
-    machine.must("test -e /mnt/efs/precious");
+    let precious = machine.run("test -e /mnt/efs/precious");
+    let log = || machine.run("cat /proc/self/mountinfo; journalctl --boot --no-pager --lines=120").out;
+    assert!(precious.ok, "{}", log());
 
     // One at a time.
     machine.must("umount /mnt/efs && systemctl stop dr-agent-bootstrap-retry");
@@ -375,7 +399,11 @@ fn an_instance_without_key_and_mount_takes_no_users_until_it_has_them() {
     let variables = variables.collect::<String>();
     machine.put("/etc/systemd/system/dr-agent.service.d/aws.conf", format!("[Service]\n{variables}"), 0o644);
     machine.must("systemctl daemon-reload");
-    machine.put("/etc/dr-agent/agent.toml", CONFIG.replace("\"ap-south-1\"", &format!("\"{REGION}\"")), 0o644);
+    // There is no database here: one that refuses would keep closed what a marker closed, as long as nobody else is heard.
+    let (before, after) = CONFIG.split_once("[probe.database]").expect("it is there");
+    let regions = after.find("[region.").map_or("", |at| &after[at..]);
+    let config = format!("{before}{regions}").replace("\"ap-south-1\"", &format!("\"{REGION}\""));
+    machine.put("/etc/dr-agent/agent.toml", config, 0o644);
     for (path, content) in [
         ("instance-id", instances[0].as_str()),
         ("placement/region", REGION),
@@ -401,19 +429,24 @@ fn an_instance_without_key_and_mount_takes_no_users_until_it_has_them() {
     assert_eq!(codes(), ["503", "200"], "no load balancer sends it a user; the region is not its business");
     let said = machine.run("dr-agent explain instance").out;
     assert!(said.contains("closes the instance"), "{said}");
-    // With nobody known to serve, an agent that is gone keeps no instance closed; the one that is started again does.
-    assert_eq!(machine.must("ls /var/lib/dr-agent/public"), "");
-    let pid = || machine.must("systemctl show dr-agent --property=MainPID --value");
-    let before = pid();
-    machine.must("systemctl kill --signal=KILL dr-agent");
-    eventually("it is started again, and closed", || match (pid(), codes()) {
-        (pid, [instance, _]) if pid != before && instance == "503" => Ok(()),
-        now => Err(format!("{now:?}")),
+    // Also while there is no agent, and with the one that is started again.
+    eventually("the marker stands", || match machine.must("ls /var/lib/dr-agent/public") {
+        markers if markers == "instance-closed\n" => Ok(()),
+        markers => Err(markers),
+    });
+    machine.must("systemctl stop dr-agent");
+    assert_eq!(codes()[0], "503");
+    machine.must("systemctl start dr-agent");
+    eventually("the agent answers 503", || {
+        let said = machine.run("curl --silent --head --max-time 5 http://127.0.0.1/health/instance").out;
+        let is_its_own = !said.contains("absent") && said.to_ascii_lowercase().contains("x-dr-agent:");
+        if said.contains(" 503 ") && is_its_own { Ok(()) } else { Err(said) }
     });
 
     // Role and mount target are mended.
     machine.must("rm /run/aws/fail /run/mount.mode");
-    eventually("it is mounted without anybody's help, and serves", || match codes() {
+    // An attempt to fetch and to mount takes half a minute by itself.
+    within(Duration::from_secs(120), "it is mounted without anybody's help, and serves", || match codes() {
         codes if codes == ["200", "200"] => Ok(()),
         codes => Err(format!("{codes:?} {}", machine.run("dr-agent check").out)),
     });

@@ -146,7 +146,11 @@ fn without_a_tag_what_is_missing_is_said() {
     assert!(item(&plan, SECRETS).words.starts_with("no key file"));
     let silent = Tag::Unknown("nobody answers".to_owned());
     let plan = Plan::of(&facts(&config, &silent, &[]));
-    assert!(item(&plan, SECRETS).words.ends_with("could not be told: nobody answers"));
+    let found = item(&plan, SECRETS);
+    assert!(found.words.ends_with("could not be told: nobody answers"), "{found:?}");
+    assert_eq!(found.status, Status::Unhealthy, "somebody may, and it is tried again");
+    let plan = Plan::of(&facts(&config, &Tag::Elsewhere, &[]));
+    assert_eq!(item(&plan, SECRETS).status, Status::Degraded, "no attempt would change that");
     let plan = Plan::of(&facts(&config, &silent, &files));
     assert_eq!(item(&plan, SECRETS).status, Status::Healthy, "they are there, whoever wrote them");
 }

@@ -177,15 +177,17 @@ pub(super) fn closes(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
         OnInstance::Closes => true,
         OnInstance::ClosesIfPeerPasses => {
             let behind_gate = component.component == Component::App && inputs.gate_closed;
-            // An instance that was never set up: it has no file system, and no key to ask whether others have one. It
-            // would answer its share of the users from nothing, for good.
-            let is_efs = component.component == Component::Efs;
-            let never_set_up = inputs.group.is_deaf && is_efs && !component.ever_healthy;
-            let others_pass = inputs.group.passing.contains(&component.component) || never_set_up;
             // Only in a round in which it fails still: a recovery convicts nobody.
-            component.is_failing_now() && others_pass && !behind_gate
+            component.is_failing_now() && others_pass(component, inputs) && !behind_gate
         }
     }
+}
+
+/// Another member has what fails here. So it is taken of the file system of an instance that was never set up: it has none,
+/// nor a key to ask whether others have one, and would answer its share of the users from nothing, for good.
+fn others_pass(component: &ComponentState, inputs: &Inputs<'_>) -> bool {
+    let never_set_up = inputs.group.is_deaf && component.component == Component::Efs && !component.ever_healthy;
+    inputs.group.passing.contains(&component.component) || never_set_up
 }
 
 /// Whether a failure of `component` could be the consequence of a dependency's fault.
@@ -231,7 +233,7 @@ pub(super) fn blockers<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a Comp
             Component::Efs | Component::Database => {
                 finding.cause.row().instance != OnInstance::Keeps
                     && component.is_failing_now()
-                    && inputs.group.passing.contains(&component.component)
+                    && others_pass(component, &inputs)
             }
             Component::Wiring | Component::Exec(_) => false,
         }
