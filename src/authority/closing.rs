@@ -33,10 +33,11 @@ pub(super) fn drill<'a>(read: &'a Read, region: &str) -> Option<&'a Closing> {
     rows.iter().find(|row| row.region == region && row.is_drill && row.is_in_force)
 }
 
-/// A drill of this region is in force. It ends with the database that it stands in: nobody could tell when it is over,
-/// and what it rehearses has come.
-pub(super) fn is_drill(facts: &Facts) -> bool {
-    facts.own.fresh().is_some_and(|seen| drill(&seen.read, &facts.place.region).is_some())
+/// A drill of this region is in force: of the owner's, others are not asked to serve. It ends with the database that it stands
+/// in: nobody could tell when it is over, and what it rehearses has come.
+pub(super) fn is_drill(facts: &Facts, state: State) -> bool {
+    let is_owner = matches!(state, State::Owner | State::OwnerPending);
+    is_owner && facts.own.fresh().is_some_and(|seen| drill(&seen.read, &facts.place.region).is_some())
 }
 
 /// Judges this region's close. It binds whoever owns the region's database or is about to.

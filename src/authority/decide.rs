@@ -99,7 +99,7 @@ pub fn decide(facts: &Facts, memory: &Memory) -> Decision {
     if ruling.is_closed {
         why.push(if ruling.is_ending { Reason::CloseEnding } else { Reason::PlannedClose });
     }
-    if closing::is_drill(facts) {
+    if closing::is_drill(facts, state) {
         why.push(Reason::Drill);
     }
     let fresh = facts.own.fresh();

@@ -113,7 +113,7 @@ pub(super) fn table(
     if ruling.is_closed {
         outputs = Outputs { gate: Gate::Closed, writer: Target::Nobody, region: RegionRule::Closed, ..outputs };
     }
-    if super::closing::is_drill(facts) && matches!(state, State::Owner | State::OwnerPending) {
+    if super::closing::is_drill(facts, state) {
         outputs.region = RegionRule::Closed;
     }
     // Nothing opens on what was seen before.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
-use crate::authority::why::Reason;
 use crate::group::ask::Silence;
 use crate::group::vote::Vote;
 use crate::health::cause::{OnInstance, OnRegion, OnReplacement, Row, TABLE};
@@ -104,17 +103,19 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     let holds = page::holds(verdict);
     writeln!(out)?;
-    let closing = closed_by_authority(report);
-    for why in &closing {
-        say(out, &format!("Closed: {why}."), 2)?;
+    // What is not the components' doing opens by another rule.
+    let is_told = verdict.state == RegionState::Fenced || !verdict.state.is_ok() && holds.is_empty();
+    if is_told {
+        say(out, &told_to_close(report), 2)?;
+    } else {
+        if holds.is_empty() {
+            say(out, "No 503 condition holds.", 2)?;
+        }
+        for hold in &holds {
+            say(out, hold, 2)?;
+        }
+        say(out, "It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.", 2)?;
     }
-    if holds.is_empty() && closing.is_empty() {
-        say(out, "No 503 condition holds.", 2)?;
-    }
-    for hold in &holds {
-        say(out, hold, 2)?;
-    }
-    say(out, "It opens after `verdict.reopen` in which no 503 condition held and nothing was unknown.", 2)?;
     if verdict.state == RegionState::Standby {
         say(
             out,
@@ -125,12 +126,12 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// Why who owns the data, or a drill, closes the region, whatever its components are.
-fn closed_by_authority(report: &Report) -> Vec<&str> {
-    let drill = Reason::Drill.to_string();
-    let is_fenced = report.verdicts.region.state == RegionState::Fenced;
-    let whys = report.authority.iter().flat_map(|authority| &authority.why).map(String::as_str);
-    whys.filter(|why| is_fenced || *why == drill).collect()
+/// Why the region is closed whatever its components are.
+fn told_to_close(report: &Report) -> String {
+    match &report.authority {
+        Some(authority) => format!("Closed by who owns the data, {}: {}.", authority.state, authority.why.join("; ")),
+        None => "Closed by the marker `fenced`, and by nothing that this agent knows.".to_owned(),
+    }
 }
 
 fn replace(out: &mut String, report: &Report) -> std::fmt::Result {

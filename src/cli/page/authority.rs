@@ -7,7 +7,8 @@ use jiff::tz::TimeZone;
 use super::super::render::{status_style, wrap};
 use super::super::time::show;
 use super::{hint, title};
-use crate::authority::{Claim, State};
+use crate::authority::Claim;
+use crate::authority::why::Reason;
 use crate::health::cause::Status;
 use crate::report::Report;
 
@@ -20,7 +21,8 @@ pub(super) fn summary(report: &Report) -> Option<String> {
     match (&authority.notice, &authority.readiness) {
         (Some(notice), _) => Some(notice.happened.clone()),
         (None, Some(readiness)) if !readiness.ready => Some("this region could not take over now".to_owned()),
-        _ if authority.state == State::Uninitialised.name() => {
+        // Where only nothing could be read, somebody may have.
+        _ if authority.why.contains(&Reason::NobodyEverClaimed.to_string()) => {
             Some("no epoch is known yet: once both regions run, `dr-agent authority init` writes the first".to_owned())
         }
         _ => None,
