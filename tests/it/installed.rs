@@ -34,6 +34,11 @@ fn it_is_installed_without_starting_and_starts_without_network_mount_and_databas
     let started = began.elapsed();
     host.agent_answers("/health/instance");
     println!("systemctl start took {started:?}, the first answer of the agent was there after {:?}", began.elapsed());
+    within(Duration::from_secs(60), "the first verdict", || match host.ask("/health/instance").body {
+        body if body.contains("\"status\":\"starting\"") => Err(body),
+        _ => Ok(()),
+    });
+    println!("and the first verdict after {:?}", began.elapsed());
     for unit in PATHS {
         assert_eq!(
             host.property(&format!("dr-agent-helper-{unit}.path"), "ActiveState"),
@@ -261,12 +266,28 @@ fn nginx_that_is_stopped_is_seen_and_its_return_too() {
 fn a_hundred_repoints_in_a_minute_leave_every_unit_alive() {
     let Some(host) = Installed::new() else { return };
     let machine = &host.machine;
-    let config = "schema = 1\nhome = \"a-1\"\n[region.a-1]\ndatabase = \"127.0.0.1:81\"\n[region.b-1]\ndatabase = \"127.0.0.1:82\"\n\
-                  [repoint]\napply = \"restart\"\nunit = \"shop.service\"\nverify = \"tcp\"\n[[repoint.output]]\nformat = \"env\"\npath = \"/etc/shop.env\"\n";
+    let config = r#"
+schema = 1
+home = "a-1"
+[region.a-1]
+database = "127.0.0.1:81"
+[region.b-1]
+database = "127.0.0.1:82"
+[repoint]
+apply = "restart"
+unit = "shop.service"
+verify = "tcp"
+[[repoint.output]]
+format = "env"
+path = "/etc/shop.env"
+[[repoint.output]]
+format = "proxy"
+"#;
+    host.add_stream_module();
     machine.put("/etc/dr-agent/agent.toml", config, 0o644);
     // With systemd's own start limit: five in ten seconds.
     machine.put("/etc/systemd/system/shop.service", "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n", 0o644);
-    machine.must("systemctl daemon-reload && systemctl start shop dr-agent-helper-repoint-apply.path");
+    machine.must("systemctl daemon-reload && systemctl start shop dr-agent");
     // As the agent asks: a decision, then a request, without waiting for more than the result.
     let script = r#"
 set -eu
@@ -274,6 +295,8 @@ mkdir -p /var/lib/dr-agent/repoint
 chown dr-agent:dr-agent /var/lib/dr-agent/repoint
 for number in $(seq 1 100); do
     [ $((number % 2)) = 0 ] && writer=a-1 || writer=b-1
+    # It starts after the boot gate.
+    [ -e /root/master ] || cp /run/dr-agent-database-proxy.pid /root/master 2>/dev/null || :
     printf '{"id":"%s","writer":"%s","reader":"a-1","epoch":1,"state":"owner"}' $number $writer >/root/decision
     install -o dr-agent -g dr-agent /root/decision /var/lib/dr-agent/repoint/decision.json
     tries=0
@@ -294,7 +317,10 @@ done
     });
     println!("a hundred repoints took {:?}", began.elapsed());
     assert!(machine.must("cat /etc/shop.env").contains("DATABASE_WRITER_PORT=81"), "the hundredth");
-    assert_eq!(host.property("dr-agent-helper-repoint-apply.path", "ActiveState"), "active");
+    for unit in ["dr-agent", "dr-agent-helper-repoint-apply.path", "dr-agent-database-proxy"] {
+        assert_eq!(host.property(unit, "ActiveState"), "active", "{unit}");
+    }
+    machine.must("cmp /root/master /run/dr-agent-database-proxy.pid");
     assert_eq!(host.property("shop", "ActiveState"), "active", "the app was restarted a hundred times");
     let failed = machine.must("systemctl list-units --failed --no-legend");
     assert!(!failed.contains("dr-agent") && !failed.contains("shop"), "{failed}");
