@@ -153,6 +153,11 @@ class Vm:
         """Waits until the running agent itself answers; says how long it took."""
         return self.wait("the agent answers", 60, lambda: self.answer_by("/health/instance")[1].isdecimal())
 
+    def serves(self):
+        """The agent itself says that the instance can serve."""
+        code, by = self.answer_by("/health/instance")
+        return code == 200 and by.isdecimal()
+
     def unit(self, name, unit="dr-agent"):
         """A property of a unit."""
         return self.must(f"systemctl show {unit} --property={name} --value").strip()
