@@ -42,12 +42,13 @@ bench: setup ## Measures the endpoint against a bare hyper responder and nginx, 
 	cargo build --release $(BENCH) --target-dir target/bench
 	@tests/bench/run
 
-test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with a frozen mount, 100 restarts; the package again, and for aarch64.
+test-release: rpm ## What is too long for `make test`: a soak of 10 minutes with a frozen mount, 100 restarts; the package again, and for aarch64. PREVIOUS=TAG: beside that release.
 	@tests/release/run
 	PACKAGED_AGENT=$(CURDIR)/target/release/dr-agent cargo test --locked --test it -- package:: installed::
 	@tests/release/package
+	$(if $(PREVIOUS),@tests/release/across $(PREVIOUS))
 
-test-machine: setup ## Boots an emulated machine with the package and a real NFS mount, whose server then freezes. Its image: 2 GB, once. 13 to 20 minutes.
+test-machine: setup ## Boots an emulated machine with the package and a real NFS mount, whose server then freezes. Its image: 2 GB, once. 15 to 25 minutes.
 	@# As for the demo.
 	cargo build --locked --bin dr-agent --examples
 	@tests/vm/run
