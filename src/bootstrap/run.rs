@@ -86,7 +86,7 @@ pub async fn run(path: Option<&Path>, given: Option<String>) -> Result<Record, F
         loaded = load::at_start_of_root(path, region.as_deref(), &own);
     }
     let Loaded { config, problems, .. } = &loaded;
-    let tag = tag(config, instance.as_deref()).await;
+    let tag = tag(config, instance.as_deref(), &heard).await;
     let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let unit = config.efs.as_ref().and_then(|efs| fs::read_to_string(mount::unit_file(&efs.path)).ok());
     let plan = Plan::of(&Facts {
@@ -149,7 +149,7 @@ fn remembered_region(loaded: &Loaded, instance: Option<String>) -> Option<String
 }
 
 /// The tag by the metadata service, else, where that has no tags, by EC2.
-async fn tag(config: &Config, instance: Option<&str>) -> Tag {
+async fn tag(config: &Config, instance: Option<&str>, heard: &metadata::Metadata) -> Tag {
     if !names_secrets(config) {
         return Tag::Absent;
     }
@@ -158,8 +158,13 @@ async fn tag(config: &Config, instance: Option<&str>) -> Tag {
         metadata::Tag::Absent => return Tag::Absent,
         metadata::Tag::Hidden => {}
     }
-    let (Some(instance), Some(region)) = (instance, config.region.as_deref()) else {
-        return Tag::Elsewhere;
+    let is_late = matches!(heard.silence, Some(metadata::Silence::Late));
+    let region = config.region.as_deref().or(heard.identity.region.as_deref());
+    let (instance, region) = match (instance, region) {
+        (Some(instance), Some(region)) => (instance, region),
+        (Some(_), None) => return Tag::Unknown("the region is not known".to_owned()),
+        (None, _) if is_late => return Tag::Unknown("the metadata service did not answer in time".to_owned()),
+        (None, _) => return Tag::Elsewhere,
     };
     let query = format!("Reservations[].Instances[].Tags[?Key=='{}'].Value[]", secret::TAG);
     let command = ["aws", "ec2", "describe-instances", "--region", region, "--instance-ids", instance];

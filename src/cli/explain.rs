@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::render::{self, BOLD, status_style, status_word, wrap};
 use super::{Exit, Verdict, client, page};
+use crate::authority::State;
+use crate::authority::why::Reason;
 use crate::group::ask::Silence;
 use crate::group::vote::Vote;
 use crate::health::cause::{OnInstance, OnRegion, OnReplacement, Row, TABLE};
@@ -103,10 +105,9 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     let holds = page::holds(verdict);
     writeln!(out)?;
-    // What is not the components' doing opens by another rule.
-    let is_told = verdict.state == RegionState::Fenced || !verdict.state.is_ok() && holds.is_empty();
-    if is_told {
-        say(out, &told_to_close(report), 2)?;
+    if let Some(why) = told_to_close(report) {
+        // It opens by another rule.
+        say(out, &why, 2)?;
     } else {
         if holds.is_empty() {
             say(out, "No 503 condition holds.", 2)?;
@@ -126,12 +127,19 @@ fn region(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// Why the region is closed whatever its components are.
-fn told_to_close(report: &Report) -> String {
-    match &report.authority {
-        Some(authority) => format!("Closed by who owns the data, {}: {}.", authority.state, authority.why.join("; ")),
-        None => "Closed by the marker `fenced`, and by nothing that this agent knows.".to_owned(),
-    }
+/// Why the region is closed whatever its components are, if it is.
+fn told_to_close(report: &Report) -> Option<String> {
+    let verdict = &report.verdicts.region;
+    let is_fenced = verdict.state == RegionState::Fenced;
+    let Some(authority) = &report.authority else {
+        return is_fenced.then(|| "Closed by the marker `fenced`, and by nothing that this agent knows.".to_owned());
+    };
+    let is_drill = authority.why.contains(&Reason::Drill.to_string());
+    // Where it is settled who owns the data, what the components did may still keep the door shut.
+    let settled = [State::Owner, State::Standby, State::Uninitialised].map(State::name);
+    let is_unsettled = !settled.contains(&authority.state.as_str()) && verdict.holds.is_empty();
+    let is_told = is_fenced || !verdict.state.is_ok() && (is_drill || is_unsettled);
+    is_told.then(|| format!("Closed by who owns the data, {}: {}.", authority.state, authority.why.join("; ")))
 }
 
 fn replace(out: &mut String, report: &Report) -> std::fmt::Result {

@@ -12,6 +12,7 @@ use super::{Exit, HelperCommand, render};
 use crate::bootstrap::mount::{EFS_UTILS, Mount, unit_file, unit_name};
 use crate::clock;
 use crate::config::defaults;
+use crate::config::load;
 use crate::helper::tool::{self, tool};
 use crate::helper::{Done, Paths};
 use crate::probes::efs::mountinfo;
@@ -69,7 +70,10 @@ fn repair(config: Option<&Path>, verb: Verb) -> Exit {
     // What a repair needs depends on no region. A restart of nginx needs nothing of it.
     let (config, problem) = match apply::configuration(config, &apply::dir()) {
         Ok((config, warning)) => (config, warning),
-        Err(problems) => (defaults(), Some(problems.lines().join("; "))),
+        Err(problems) => {
+            let last = load::at_start_of_root(config, super::region(None).as_deref(), &apply::dir());
+            (last.config, Some(problems.lines().join("; ")))
+        }
     };
     let paths = Paths::of(&config.listen.control);
     // Its file may have been touched, and systemd starts this for that too.

@@ -69,15 +69,14 @@ async fn app(apply: &Apply, opens: bool) -> Result<(), Failed> {
     let has = |line: &str| state.lines().any(|found| found == line);
     let (failed, is_starting) = (has("ActiveState=failed"), has("ActiveState=activating"));
     let is_down = has("LoadState=loaded") && (failed || has("ActiveState=inactive"));
-    // One that starts cannot be reloaded, and may have read what was there before.
-    let verb = if is_starting { "restart" } else { verb };
-    if verb == "restart" && !is_down || failed && opens {
+    if (verb == "restart" || is_starting) && !is_down || failed && opens {
         // Else its start limit, which is meant for what crashes, counts each of these and ends it for good.
         drop(systemctl(&["reset-failed", unit], ASK).await);
     }
-    if is_starting && opens {
-        // It may have waited for a writer, and its start takes as long as it takes.
-        return systemctl(&[verb, "--no-block", unit], ASK).await.map(drop);
+    if is_starting {
+        // It cannot be reloaded, and may have read what was there before. Its start may wait for a writer, and takes as long as it takes: what counts is that what it was before is gone.
+        systemctl(&["stop", unit], APP).await?;
+        return systemctl(&["start", "--no-block", unit], ASK).await.map(drop);
     }
     if !is_down {
         return systemctl(&[verb, unit], APP).await.map(drop);

@@ -160,8 +160,9 @@ impl Installed {
         });
         let pid = self.property("dr-agent", "MainPID");
         let started = self.machine.journal_has(&format!("MESSAGE_ID={AGENT_STARTED} _PID={pid}"));
+        let version = self.machine.must("rpm --query --queryformat '%{VERSION}' dr-agent");
         let fields = ["_SYSTEMD_UNIT", "VERSION"].map(|name| started[name].as_str());
-        assert_eq!(fields, [Some("dr-agent.service"), Some(env!("CARGO_PKG_VERSION"))], "{started}");
+        assert_eq!(fields, [Some("dr-agent.service"), Some(version.as_str())], "{started}");
         pid
     }
 
