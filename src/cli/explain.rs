@@ -331,6 +331,31 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_region_says_whose_doing_it_is() {
+        let told = |state: RegionState, of: State, why: Reason| {
+            let mut report = sample::trouble(Kind::Live);
+            report.verdicts.region.state = state;
+            report.authority = Some(sample::standby_with(&|said| {
+                said.decision.state = of;
+                said.decision.why = vec![why.clone()];
+            }));
+            let text = anstream::adapter::strip_str(&text(&report, Some(Verdict::Region))).to_string();
+            (text.contains("Closed by who owns the data"), text.contains("It opens after `verdict.reopen`"))
+        };
+        // A hold runs all the while, for the mount.
+        assert_eq!(told(RegionState::Fenced, State::Superseded, Reason::Replica), (true, false));
+        assert_eq!(told(RegionState::Closed, State::Owner, Reason::Drill), (true, false));
+        assert_eq!(told(RegionState::Closed, State::Owner, Reason::StillBooting), (false, true));
+        assert_eq!(told(RegionState::Open, State::Owner, Reason::Drill), (false, true));
+        // No hold: the first looks after a restart of a region that was closed, and one that waits for who owns the data.
+        let mut report = sample::well(Kind::Live, "us-east-1");
+        report.verdicts.region.state = RegionState::Closed;
+        assert!(text(&report, Some(Verdict::Region)).contains("No 503 condition holds"));
+        report.authority = Some(sample::standby_with(&|said| said.decision.state = State::Boot));
+        assert!(text(&report, Some(Verdict::Region)).contains("Closed by who owns the data, BOOT"));
+    }
+
+    #[test]
     fn the_standby_says_why_it_stays_open() {
         let text = text(&sample::well(Kind::Live, "us-east-1"), Some(Verdict::Region));
         assert!(text.contains("As the standby it never closes for a dependency"), "{text}");
