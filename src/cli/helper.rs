@@ -12,7 +12,7 @@ use super::{Exit, HelperCommand, render};
 use crate::bootstrap::mount::{EFS_UTILS, Mount, unit_file, unit_name};
 use crate::clock;
 use crate::config::defaults;
-use crate::config::load;
+use crate::config::load::{self, Loaded};
 use crate::helper::tool::{self, tool};
 use crate::helper::{Done, Paths};
 use crate::probes::efs::mountinfo;
@@ -67,14 +67,7 @@ fn runtime() -> std::io::Result<runtime::Runtime> {
 }
 
 fn repair(config: Option<&Path>, verb: Verb) -> Exit {
-    // What a repair needs depends on no region. A restart of nginx needs nothing of it.
-    let (config, problem) = match apply::configuration(config, &apply::dir()) {
-        Ok((config, warning)) => (config, warning),
-        Err(problems) => {
-            let last = load::at_start_of_root(config, super::region(None).as_deref(), &apply::dir());
-            (last.config, Some(problems.lines().join("; ")))
-        }
-    };
+    let Loaded { config, problems, .. } = load::at_start_of_root(config, super::region(None).as_deref(), &apply::dir());
     let paths = Paths::of(&config.listen.control);
     // Its file may have been touched, and systemd starts this for that too.
     let Some(id) = paths.unanswered(verb.name()) else {
@@ -87,7 +80,7 @@ fn repair(config: Option<&Path>, verb: Verb) -> Exit {
             Verb::NginxRestart => nginx_restart().await,
             Verb::EfsRemount => {
                 let mount = config.efs.as_ref().map(|efs| efs.path.display().to_string());
-                let no_mount = Failed::NoMount(problem.map(|problem| format!("; {problem}")).unwrap_or_default());
+                let no_mount = Failed::NoMount(problems.iter().flat_map(|problem| ["; ", problem]).collect());
                 efs_remount(&mount.ok_or(no_mount)?, &paths.staging().display().to_string()).await
             }
         }

@@ -90,21 +90,20 @@ impl Problems {
     /// One line for each problem: file, line, key, value, fix.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let fixes = self.list.iter().map(|problem| problem.fix.as_ref());
-        let with = |(line, fix): (String, Option<&String>)| match fix {
-            Some(fix) => format!("{line}; fix: `{fix}`"),
-            None => line,
+        let line = |problem: &Problem| match &problem.fix {
+            Some(fix) => format!("{}; fix: `{fix}`", self.without_fix(problem)),
+            None => self.without_fix(problem),
         };
-        self.without_fixes().zip(fixes).map(with).collect()
+        self.list.iter().map(line).collect()
     }
 
-    /// The same for a file that nobody is to mend.
-    fn without_fixes(&self) -> impl Iterator<Item = String> {
+    /// The line of one without its fix: for a file that nobody is to mend.
+    fn without_fix(&self, problem: &Problem) -> String {
         let path = self.path.display();
-        self.list.iter().map(move |problem| match problem.line {
+        match problem.line {
             Some(line) => format!("{path}:{line}: {}", problem.text),
             None => format!("{path}: {}", problem.text),
-        })
+        }
     }
 }
 
@@ -223,11 +222,12 @@ pub fn at_start(path: Option<&Path>, region: Option<&str>) -> Loaded {
     start(path, region, None)
 }
 
-/// The same for a start as root, which trusts no copy that the agent's user can write, and keeps its own in `dir`.
+/// The same for a start as root, which trusts no copy that the agent's user can write, and keeps its own in `dir`. The one of
+/// [`remember_good`] there counts, too: where the region was never known there is no other.
 #[must_use]
 pub fn at_start_of_root(path: Option<&Path>, region: Option<&str>, dir: &Path) -> Loaded {
     let copy = dir.join(GOOD_HERE);
-    let loaded = start(path, region, Some(&copy));
+    let loaded = start(path, region, Some(vec![copy.clone(), dir.join(GOOD)]));
     // Whether it is good for this region is not known before that is.
     if let (Some(file), None, false) = (&loaded.file, loaded.stand_in, loaded.config.policy.partial) {
         // Without a copy it is as it was before this start.
@@ -236,8 +236,8 @@ pub fn at_start_of_root(path: Option<&Path>, region: Option<&str>, dir: &Path) -
     loaded
 }
 
-/// `copy`: the one that is kept, instead of the agent's.
-fn start(path: Option<&Path>, region: Option<&str>, copy: Option<&Path>) -> Loaded {
+/// `own`: the copies that count, instead of the agent's.
+fn start(path: Option<&Path>, region: Option<&str>, own: Option<Vec<PathBuf>>) -> Loaded {
     let (file, problems) = match read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
         Ok(file) => match file.config(region) {
             Ok(config) => {
@@ -253,7 +253,7 @@ fn start(path: Option<&Path>, region: Option<&str>, copy: Option<&Path>) -> Load
         Err(problems) => (None, problems.lines()),
     };
     let named = file.as_ref().and_then(File::state_dir);
-    let copies = copy.map_or_else(|| copies(named.as_deref()), |copy| vec![copy.to_owned()]);
+    let copies = own.unwrap_or_else(|| copies(named.as_deref()));
     last_good(copies, named.as_deref(), problems, region).unwrap_or_else(|problems| built_in(named, problems))
 }
 
@@ -314,7 +314,7 @@ fn last_good(
             }
             Err(why) if why.is_missing() => {}
             // A copy is nobody's to mend: with another owner or mode the agent could not read its own.
-            Err(why) => problems.extend(why.without_fixes()),
+            Err(why) => problems.extend(why.list.iter().map(|problem| why.without_fix(problem))),
         }
     }
     Err(problems)

@@ -381,6 +381,13 @@ fn root_keeps_a_copy_of_its_own_of_what_is_good_in_its_region() {
     let others = TempDir::new().unwrap();
     let loaded = load::at_start_of_root(Some(&path), Some("b-1"), others.path());
     assert_eq!(loaded.stand_in, Some(StandIn::Defaults));
+
+    // What root kept where it did not know the region is better than nothing, for who does not need one.
+    write(&dir, "no such key");
+    fs::write(others.path().join("config.good.toml"), regions("b-1")).unwrap();
+    let loaded = load::at_start_of_root(Some(&path), None, others.path());
+    assert_eq!(loaded.stand_in, Some(StandIn::LastGood), "{:?}", loaded.problems);
+    assert!(loaded.config.efs.is_some());
 }
 
 /// A good file with which the agent cannot start all the same.
