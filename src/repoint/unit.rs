@@ -69,12 +69,13 @@ async fn app(apply: &Apply, opens: bool) -> Result<(), Failed> {
     let has = |line: &str| state.lines().any(|found| found == line);
     let (failed, is_starting) = (has("ActiveState=failed"), has("ActiveState=activating"));
     let is_down = has("LoadState=loaded") && (failed || has("ActiveState=inactive"));
-    if (verb == "restart" || is_starting) && !is_down || failed && opens {
+    if is_starting || verb == "restart" && !is_down || failed && opens {
         // Else its start limit, which is meant for what crashes, counts each of these and ends it for good.
         drop(systemctl(&["reset-failed", unit], ASK).await);
     }
     if is_starting {
-        // It cannot be reloaded, and may have read what was there before. Its start may wait for a writer, and takes as long as it takes: what counts is that what it was before is gone.
+        // It cannot be reloaded, and may have read what was there before, so it has to end. Its next start may wait for a
+        // writer, and takes as long as it takes.
         systemctl(&["stop", unit], APP).await?;
         return systemctl(&["start", "--no-block", unit], ASK).await.map(drop);
     }
