@@ -7,15 +7,12 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::regions::{FENCED, OWNER_AT_PEER, STANDBY_AT_HOME};
 use crate::support::installed::{Installed, WELL};
 use crate::support::later::Later;
 use crate::support::package::package as made;
 use crate::support::regions::{HOME, LONG, PEER, Site};
 use crate::support::{agent_binary, within};
-
-const OWNER_AT_PEER: &str = "OWNER writer=peer page=200 region=200 promoted=200";
-const STANDBY_AT_HOME: &str = "STANDBY writer=peer page=200 region=200 promoted=503";
-const FENCED_AT_HOME: &str = "SUPERSEDED writer=peer page=503 region=503 promoted=503";
 
 /// The agent of another commit, and its package.
 fn other(variable: &str) -> PathBuf {
@@ -43,7 +40,7 @@ fn is_promoted(site: &mut Site) {
     site.databases[PEER].promote_as_rds();
     site.is(PEER, OWNER_AT_PEER);
     assert_eq!(site.epochs(PEER), ["1 home init", "2 peer promotion"]);
-    site.is(HOME, FENCED_AT_HOME);
+    site.is(HOME, FENCED);
     site.order(PEER, 2).expect("an order at the new owner");
     assert_eq!((site.orders(HOME), site.orders(PEER)), (vec![1], vec![1, 2]));
 }
@@ -108,7 +105,7 @@ fn two_releases_share_a_group_and_its_tables() {
         }
         site.start_agents();
         site.is(PEER, OWNER_AT_PEER);
-        site.is(HOME, FENCED_AT_HOME);
+        site.is(HOME, FENCED);
         for region in [HOME, PEER] {
             hears_its_group(&site, region);
         }

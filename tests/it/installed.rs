@@ -35,7 +35,7 @@ fn it_is_installed_without_starting_and_starts_without_network_mount_and_databas
     host.agent_answers("/health/instance");
     println!("systemctl start took {started:?}, the first answer of the agent was there after {:?}", began.elapsed());
     within(Duration::from_secs(60), "the first verdict", || match host.ask("/health/instance").body {
-        body if body.contains("\"status\":\"starting\"") => Err(body),
+        body if body.contains("\"state\":\"starting\"") => Err(body),
         _ => Ok(()),
     });
     println!("and the first verdict after {:?}", began.elapsed());
@@ -283,7 +283,7 @@ path = "/etc/shop.env"
 [[repoint.output]]
 format = "proxy"
 "#;
-    host.add_stream_module();
+    machine.add_stream_module();
     machine.put("/etc/dr-agent/agent.toml", config, 0o644);
     // With systemd's own start limit: five in ten seconds.
     machine.put("/etc/systemd/system/shop.service", "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n", 0o644);

@@ -13,11 +13,11 @@ use crate::support::shop::{Session, Users};
 
 const UNINITIALISED: &str = "UNINITIALISED writer=home page=200 region=200 promoted=503";
 const OWNER_AT_HOME: &str = "OWNER writer=home page=200 region=200 promoted=200";
-const OWNER_AT_PEER: &str = "OWNER writer=peer page=200 region=200 promoted=200";
-const STANDBY_AT_HOME: &str = "STANDBY writer=peer page=200 region=200 promoted=503";
+pub const OWNER_AT_PEER: &str = "OWNER writer=peer page=200 region=200 promoted=200";
+pub const STANDBY_AT_HOME: &str = "STANDBY writer=peer page=200 region=200 promoted=503";
 const STANDBY_AT_PEER: &str = "STANDBY writer=home page=200 region=200 promoted=503";
 
 /// What a superseded home shows while it reaches the peer, and where it never did.
-const FENCED: &str = "SUPERSEDED writer=peer page=503 region=503 promoted=503";
+pub const FENCED: &str = "SUPERSEDED writer=peer page=503 region=503 promoted=503";
 const FENCED_ALONE: &str = "SUPERSEDED writer=none page=503 region=503 promoted=503";
 const FENCED_AT_PEER: &str = "SUPERSEDED writer=home page=503 region=503 promoted=503";

@@ -27,8 +27,6 @@ format = "proxy"
 const SHOP: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nEnvironmentFile=-/etc/shop.env\n\
                     ExecStart=/bin/sh -c 'echo \"$DATABASE_WRITER_PORT\" >>/root/shop'\n";
 
-const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-
 fn install(machine: &Machine) {
     let file = |path: &str| {
         let path = repository().join("packaging").join(path);
@@ -49,11 +47,7 @@ fn install(machine: &Machine) {
     machine.put("/etc/systemd/system/shop.service.d/dr-agent-gate.conf", file("systemd/dr-agent-gate.conf"), 0o644);
     machine.put("/etc/systemd/system/shop.service", SHOP, 0o644);
     machine.put("/etc/dr-agent/agent.toml", CONFIG, 0o644);
-    // The machine is of this release, so the module fits; on a real one the package brings both.
-    let module = fs::read(STREAM).expect("the stream module of nginx (Debian package libnginx-mod-stream)");
-    machine.put(STREAM, module, 0o644);
-    let load = "load_module modules/ngx_stream_module.so;\n";
-    machine.put("/usr/share/nginx/modules-available/mod-stream.conf", load, 0o644);
+    machine.add_stream_module();
     let site = "server { listen 80 default_server; return 200 a; } server { listen 81; return 200 b; }\n";
     machine.put("/etc/nginx/sites-available/default", site, 0o644);
     // As it is, but for the wait: this machine may be slow.

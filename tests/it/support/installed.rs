@@ -74,15 +74,6 @@ impl Installed {
         self.machine.run(&format!("rpm {action} --force-debian --nodeps {path}"))
     }
 
-    /// What the database proxy needs of nginx. The machine is of this release, so this one's fits.
-    pub fn add_stream_module(&self) {
-        let path = "/usr/lib/nginx/modules/ngx_stream_module.so";
-        let module = fs::read(path).expect("the stream module of nginx (Debian package libnginx-mod-stream)");
-        self.machine.put(path, module, 0o644);
-        let load = "load_module modules/ngx_stream_module.so;\n";
-        self.machine.put("/usr/share/nginx/modules-available/mod-stream.conf", load, 0o644);
-    }
-
     /// Removes the package.
     pub fn erase(&self) -> Said {
         self.machine.run("rpm --erase --force-debian dr-agent")

@@ -170,6 +170,15 @@ impl Machine {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set the mode");
     }
 
+    /// The module of nginx that the database proxy needs: this machine's, which is of the same release. A real instance gets it as a package.
+    pub fn add_stream_module(&self) {
+        let path = "/usr/lib/nginx/modules/ngx_stream_module.so";
+        let module = fs::read(path).expect("the stream module of nginx (Debian package libnginx-mod-stream)");
+        self.put(path, module, 0o644);
+        let load = "load_module modules/ngx_stream_module.so;\n";
+        self.put("/usr/share/nginx/modules-available/mod-stream.conf", load, 0o644);
+    }
+
     /// A port of the machine's own loopback, on which this process listens.
     pub fn listen(&self) -> TcpListener {
         let net = File::open(format!("/proc/{}/ns/net", self.init())).expect("the machine's network");
