@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde_json::Value;
-
 use dr_agent::telemetry::event::COMPONENT_CHANGED;
+use serde_json::Value;
 
 use crate::support::aws_proxy::AwsProxy;
 use crate::support::imds::Imds;
@@ -419,11 +417,12 @@ fn an_instance_without_key_and_mount_takes_no_users_until_it_has_them() {
     site.is_up_and_says(&["the bootstrap of this boot failed", "AccessDeniedException", "/mnt/efs is not mounted"]);
     machine.journal_has(&format!("MESSAGE_ID={COMPONENT_CHANGED} COMPONENT=efs TO=unhealthy CAUSE=efs-not-mounted"));
     eventually("the mount closes the instance, and nothing else", || {
-        let report: Value = serde_json::from_str(&machine.run("dr-agent status --format json").out)?;
+        let said = machine.run("dr-agent status --format json").out;
+        let report: Value = serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))?;
         let verdict = &report["verdicts"]["instance"];
         let causes: Vec<_> = verdict["reasons"].as_array().into_iter().flatten().map(|why| &why["cause"]).collect();
         let is_so = verdict["state"] == "closed" && causes == ["efs-not-mounted"];
-        if is_so { Ok(()) } else { Err(serde_json::Error::custom(verdict)) }
+        if is_so { Ok(()) } else { Err(verdict.to_string()) }
     });
     let codes = || ["instance", "region"].map(|verdict| site.code(&format!("/health/{verdict}")));
     assert_eq!(codes(), ["503", "200"], "no load balancer sends it a user; the region is not its business");
